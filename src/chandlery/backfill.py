@@ -1,0 +1,309 @@
+"""Back-fill: what is asked for, minus what the ledger answers, fetched page by page and kept page by page.
+
+Many series run side by side within the one budget of their exchange. Everything that arrived is in the store before
+the next page counts, so a run may be ended at any moment and goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Literal
+
+from chandlery.candle import CandlePage, SeriesId
+from chandlery.errors import DataPipelineError, ExchangeError, NoSuchSeries, UsageError
+from chandlery.ingest import Door
+from chandlery.ledger import Fact, Ledger, State, aligned, to_ask
+from chandlery.report import (
+    PlannedRange,
+    PlanReport,
+    Progress,
+    RunReport,
+    SeriesPlan,
+    SeriesReport,
+    Silent,
+)
+from chandlery.sources.base import Source
+from chandlery.stores.base import Ask, Page, SeriesFact, Store, Written
+from chandlery.timeframe import DAY
+from chandlery.timerange import RangeSet, TimeRange
+from chandlery.when import iso
+
+log = logging.getLogger("chandlery.backfill")
+
+#: What a new series takes when nobody says since when.
+DEFAULT_HISTORY = 30 * DAY
+#: Walks under way at once over all series: enough to hide the latency of any exchange, few enough to stay polite.
+WALKS = 12
+#: Slots that one walk should have at least before a range is split: splitting costs an overlap candle each time.
+SLOTS_A_WALK = 20_000
+
+
+@dataclass(frozen=True, slots=True)
+class Want:
+    """A series and the range wanted of it, in epoch ms, half-open.
+
+    `since` None goes on from the series' earliest ask (30 days before now if it is new); "listing" begins where the
+    exchange's history does. `until` None is now.
+    """
+
+    series: SeriesId
+    since: int | Literal["listing"] | None = None
+    until: int | None = None
+
+
+@dataclass(slots=True)
+class _Job:
+    """One want under way."""
+
+    series: SeriesId
+    span: TimeRange
+    report: SeriesReport
+    left: RangeSet = field(default_factory=RangeSet)
+
+
+class Backfill:
+    """Brings a store up to what is wanted of one source.
+
+    `settle` is in seconds (None: what the source says), `recheck` in milliseconds. `repair` asks again for what is
+    missing, quarantined or damaged even where it was answered before, and journals what comes as repair.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        store: Store,
+        *,
+        settle: float | None = None,
+        recheck: int = DAY,
+        wait_lock: bool = False,
+        repair: bool = False,
+        progress: Progress | None = None,
+    ) -> None:
+        self.source = source
+        self.store = store
+        self.settle = round((source.settle_seconds if settle is None else settle) * 1000)
+        self.recheck = recheck
+        self.wait_lock = wait_lock
+        self.repair = repair
+        self.progress: Progress = progress or Silent()
+        self._walks = asyncio.Semaphore(WALKS)
+
+    async def run(self, wants: Sequence[Want]) -> RunReport:
+        """Fetch and store what is missing of every want; a failure of one series is told in its report.
+
+        Raises the first UsageError if not one of them can be started, and ExchangeError if not even the exchange's
+        time could be had: then nothing was written.
+        """
+        began = time.monotonic()
+        now = await self.source.now()
+        jobs = await self._jobs(wants, now)
+        door = Door(self.store)
+        try:
+            async with asyncio.TaskGroup() as group:
+                for job in jobs:
+                    if job.report.error is None:
+                        group.create_task(self._fill(job, now, door))
+        finally:
+            await asyncio.shield(door.close())
+        traffic = self.source.traffic
+        return RunReport(
+            seconds=time.monotonic() - began,
+            requests=traffic.requests,
+            retries=traffic.retries,
+            weight=traffic.weight,
+            series=[job.report for job in jobs],
+        )
+
+    async def plan(self, wants: Sequence[Want]) -> PlanReport:
+        """What `run` would ask for, without asking for a single candle or writing anything."""
+        now = await self.source.now()
+        plans: list[SeriesPlan] = []
+        for job in await self._jobs(wants, now):
+            ranges: list[PlannedRange] = []
+            if job.report.error is None:
+                for part in self._left(job, now, self._ledger(job.series)):
+                    estimate = await self.source.estimate(job.series, part)
+                    ranges.append(PlannedRange(part, estimate.via, estimate.requests, estimate.weight, estimate.seconds))
+            plans.append(SeriesPlan(job.series, job.span, ranges, job.report.error))
+        return PlanReport(plans)
+
+    # -- before the first request for candles ------------------------------------------------------------------------
+
+    async def _jobs(self, wants: Sequence[Want], now: int) -> list[_Job]:
+        """Every want with its range resolved; raises if there is none that can be started."""
+        jobs = [await self._job(want, now) for want in wants]
+        if not jobs:
+            raise UsageError("nothing to fetch", hint="name a symbol, such as BTC/USDT")
+        errors = [job.report.error for job in jobs]
+        first = errors[0]
+        if first is not None and all(isinstance(error, UsageError) for error in errors):
+            raise first
+        return jobs
+
+    async def _job(self, want: Want, now: int) -> _Job:
+        empty = TimeRange(now, now)
+        try:
+            await self.source.known(want.series)
+            span = await self._span(want, now)
+        except ExchangeError as error:
+            return _Job(want.series, empty, SeriesReport(want.series, empty, error=error))
+        except UsageError as error:
+            return _Job(want.series, empty, SeriesReport(want.series, empty, error=error))
+        return _Job(want.series, span, SeriesReport(want.series, span))
+
+    async def _span(self, want: Want, now: int) -> TimeRange:
+        series = want.series
+        until = now if want.until is None else min(want.until, now)
+        since = want.since
+        if since is None:
+            asked = self._ledger(series).asked
+            if asked:
+                since = min(asked.since, until)
+            else:
+                since = until - DEFAULT_HISTORY
+                self.progress.note(series, f"new here and no --since: taking 30 days, from {iso(since)}")
+        elif since == "listing":
+            since = await self.source.listing(series)
+            if since is None:
+                raise ExchangeError(
+                    f"{series} has no candle on {series.exchange} from which to begin", hint="give --since a date"
+                )
+        if since >= until:
+            what = "in the future" if since >= now else "not before until"
+            raise UsageError(
+                f"since {iso(since)} is {what} {iso(now if since >= now else until)}",
+                hint="ranges are half-open, [since, until), and until is at most the exchange's now",
+            )
+        return aligned(series.frame, TimeRange(since, until))
+
+    def _ledger(self, series: SeriesId) -> Ledger:
+        try:
+            return self.store.ledger(series)
+        except NoSuchSeries:
+            return Ledger(series.frame)
+
+    def _left(self, job: _Job, now: int, ledger: Ledger) -> RangeSet:
+        """What of the job's span must be asked for."""
+        left = to_ask(ledger, job.span, now=now, settle=self.settle, recheck=self.recheck)
+        if not self.repair:
+            return left
+        frame = ledger.timeframe
+        refused = RangeSet(TimeRange(frame.floor(q), frame.next(frame.floor(q))) for q in ledger.quarantined)
+        return left | (refused & RangeSet([job.span]))
+
+    # -- one series --------------------------------------------------------------------------------------------------
+
+    async def _fill(self, job: _Job, now: int, door: Door) -> None:
+        """Do one job; whatever goes wrong with it stays with it."""
+        report = job.report
+        try:
+            with ExitStack() as held:
+                await self._lock(job.series, held)
+                if self.repair:
+                    await asyncio.to_thread(self._forget_damage, job)
+                await door.put(Ask(job.series, job.span, now, self.settle))
+                job.left = self._left(job, now, self._ledger(job.series))
+                frame = job.series.frame
+                self.progress.started(job.series, sum(frame.count(r.since, r.until) for r in job.left))
+                await self._walk_all(job, now, door)
+        except DataPipelineError as error:
+            report.error = error
+        except Exception as error:  # one broken series must not end the others
+            log.exception("%s failed", job.series)
+            report.error = DataPipelineError(
+                f"{job.series} failed: {type(error).__name__}: {error}", hint="please report this with its traceback"
+            )
+        try:
+            account = await asyncio.to_thread(
+                self.store.account, job.series, RangeSet([job.span]), gaps=False
+            )
+            report.counts = account.counts
+        except DataPipelineError as error:
+            report.error = report.error or error
+        self.progress.finished(report)
+
+    async def _lock(self, series: SeriesId, held: ExitStack) -> None:
+        if self.wait_lock:
+            await asyncio.to_thread(held.enter_context, self.store.lock(series, wait=True))
+        else:
+            held.enter_context(self.store.lock(series))
+
+    def _forget_damage(self, job: _Job) -> None:
+        """Let go of what cannot be read any more, so that it is asked for again."""
+        if not self.store.knows(job.series):
+            return
+        for problem in self.store.check(job.series):
+            if problem.range is not None:
+                self.store.forget(job.series, problem.range)
+
+    async def _walk_all(self, job: _Job, now: int, door: Door) -> None:
+        """Walk everything that is left, the long ranges in several walks side by side."""
+        failed: list[DataPipelineError] = []
+
+        async def walk(part: TimeRange) -> None:
+            async with self._walks:
+                try:
+                    await self._walk(job, part, now, door)
+                except DataPipelineError as error:
+                    failed.append(error)
+
+        parts = [p for r in await self._from_listing(job) for p in _split(r, job.series)]
+        async with asyncio.TaskGroup() as group:
+            for part in parts:
+                group.create_task(walk(part))
+        if failed:
+            raise failed[0]
+
+    async def _from_listing(self, job: _Job) -> RangeSet:
+        """What is left, without what lies before the listing: worth asking before years are walked."""
+        frame = job.series.frame
+        if not job.left or frame.count(job.left.since, job.left.until) < SLOTS_A_WALK:
+            return job.left
+        if self.store.opens(job.series, TimeRange(min(0, job.left.since), job.left.since + 1)).size:
+            return job.left
+        listed = await self.source.listing(job.series)
+        if listed is None:
+            return job.left
+        return job.left & RangeSet.of(frame.add(listed, -1), max(listed, job.left.until))
+
+    async def _walk(self, job: _Job, part: TimeRange, now: int, door: Door) -> None:
+        """One walk: the next page is on its way while the last one is being committed."""
+        frame = job.series.frame
+        committing: asyncio.Task[Written] | None = None
+        pages = self.source.pages(job.series, part, now=now, settle=self.settle)
+        try:
+            async for found in pages:
+                if committing is not None:
+                    self._count(job.report, await committing)
+                entry = SeriesFact(job.series, found) if isinstance(found, Fact) else Page(found, repair=self.repair)
+                committing = asyncio.create_task(door.put(entry))
+                if isinstance(found, CandlePage):
+                    job.report.fetched += found.candles.height
+                    self.progress.advanced(job.series, frame.count(found.answered.since, found.answered.until))
+                else:
+                    self.progress.advanced(job.series, frame.count(found.range.since, found.range.until))
+        finally:
+            if committing is not None:
+                self._count(job.report, await committing)
+
+    @staticmethod
+    def _count(report: SeriesReport, written: Written) -> None:
+        report.written += written.new + written.revised
+
+
+def _split(span: TimeRange, series: SeriesId) -> Iterator[TimeRange]:
+    """A long range in equal parts, as many as there may be walks."""
+    frame = series.frame
+    slots = frame.count(span.since, span.until)
+    parts = max(1, min(WALKS, slots // SLOTS_A_WALK))
+    edges = [frame.add(span.since, slots * n // parts) for n in range(parts)] + [span.until]
+    for since, until in zip(edges, edges[1:], strict=False):
+        yield TimeRange(since, until)
+
+
+__all__ = ["Backfill", "PlanReport", "Progress", "RunReport", "SeriesReport", "State", "Want"]

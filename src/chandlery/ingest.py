@@ -1,0 +1,140 @@
+"""The only door into a store: rows, what they answer and one journal entry go in together.
+
+One writer thread takes whatever waits, commits it in one transaction and then acknowledges, so the event loop never
+waits for a disk, and a hundred pages that arrive together cost one fsync.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections import Counter, deque
+from concurrent.futures import Future
+
+import polars as pl
+
+from chandlery.candle import SCHEMA, CandlePage, SeriesId
+from chandlery.errors import DatabaseError, DataPipelineError
+from chandlery.stores.base import Entry, Page, Store, Written
+
+log = logging.getLogger("chandlery.ingest")
+
+#: Entries that one commit takes at most: bounds memory and the time that a waiting entry may wait.
+AT_ONCE = 256
+#: Pages of one series after which its full partitions are sealed, so that staging stays small in a long run.
+SEAL_EVERY = 64
+
+
+class Door:
+    """Takes entries for one store, from any thread and any event loop; close it to end its thread."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self._waiting: deque[tuple[Entry, Future[Written]]] = deque()
+        self._wake = threading.Condition()
+        self._closing = False
+        self._thread: threading.Thread | None = None
+        self._unsealed: Counter[SeriesId] = Counter()
+
+    async def put(self, entry: Entry) -> Written:
+        """Store one entry; returns after its commit. Cancelled while it waits, the entry is dropped whole."""
+        return await asyncio.wrap_future(self._submit(entry))
+
+    def put_now(self, entry: Entry) -> Written:
+        """`put` for callers without an event loop."""
+        return self._submit(entry).result()
+
+    async def close(self) -> None:
+        """Commit what waits, seal what is full, end the thread. Twice is fine."""
+        thread = self._end()
+        if thread is not None:
+            await asyncio.to_thread(thread.join)
+
+    def close_now(self) -> None:
+        """`close` for callers without an event loop."""
+        thread = self._end()
+        if thread is not None:
+            thread.join()
+
+    def _end(self) -> threading.Thread | None:
+        with self._wake:
+            self._closing = True
+            self._wake.notify()
+            return self._thread
+
+    def _submit(self, entry: Entry) -> Future[Written]:
+        if isinstance(entry, Page):
+            _guard(entry.page)
+        done: Future[Written] = Future()
+        with self._wake:
+            if self._closing:
+                raise DatabaseError(f"the way into {self.store.url} is closed", hint="open the store again")
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._work, name="chandlery-writer", daemon=True)
+                self._thread.start()
+            self._waiting.append((entry, done))
+            self._wake.notify()
+        return done
+
+    def _work(self) -> None:
+        while True:
+            with self._wake:
+                while not self._waiting and not self._closing:
+                    self._wake.wait()
+                taken = [self._waiting.popleft() for _ in range(min(AT_ONCE, len(self._waiting)))]
+            if not taken:
+                self._seal(list(self._unsealed))
+                return
+            self._commit([(entry, done) for entry, done in taken if done.set_running_or_notify_cancel()])
+
+    def _commit(self, batch: list[tuple[Entry, Future[Written]]]) -> None:
+        """Commit a batch; if the store refuses it, each entry alone, so that one bad entry spoils no other."""
+        try:
+            written = self.store.write([entry for entry, _ in batch]) if batch else []
+        except Exception as error:
+            if len(batch) == 1:
+                batch[0][1].set_exception(_as_ours(error))
+                return
+            for one in batch:
+                self._commit([one])
+            return
+        for (entry, done), result in zip(batch, written, strict=True):
+            if isinstance(entry, Page):
+                self._unsealed[entry.page.series] += 1
+            done.set_result(result)
+        self._seal([series for series, pages in self._unsealed.items() if pages >= SEAL_EVERY])
+
+    def _seal(self, series: list[SeriesId]) -> None:
+        """Seal full partitions. What cannot be sealed now is safe in staging, so a failure is told, not raised."""
+        for one in series:
+            del self._unsealed[one]
+            try:
+                self.store.seal(one)
+            except DataPipelineError as error:
+                log.warning("%s stays staged: %s", one, error)
+
+
+def _as_ours(error: Exception) -> Exception:
+    if isinstance(error, DataPipelineError):
+        return error
+    wrapped = DatabaseError(f"the store failed: {type(error).__name__}: {error}", hint="please report this with its traceback")
+    wrapped.__cause__ = error
+    return wrapped
+
+
+def _guard(page: CandlePage) -> None:
+    """Refuse a page that breaks the form of `CandlePage`: a fault of the source, which must not reach the store."""
+    frame = page.candles
+    if frame.schema != SCHEMA:
+        raise ValueError(f"a page of {page.series} has the columns {dict(frame.schema)}, not {dict(SCHEMA)}")
+    if frame.height == 0:
+        return
+    opens = frame["time"].to_physical().to_numpy()
+    if frame.height > 1 and not (opens[1:] > opens[:-1]).all():
+        raise ValueError(f"a page of {page.series} is not in strictly ascending order of time")
+    if opens[0] < page.answered.since or opens[-1] >= page.answered.until:
+        raise ValueError(f"a page of {page.series} holds candles outside {page.answered}")
+    values = frame.select(pl.all_horizontal(pl.exclude("time").is_finite().all())).item()
+    if values is not True:
+        raise ValueError(f"a page of {page.series} holds values that are not finite numbers")

@@ -1,0 +1,290 @@
+"""The coverage ledger: what was asked, what was answered, and from that the state and reason of every slot.
+
+A slot is one open time of a series. The ledger keeps ranges, never slots: what is absent is derived (answered, and no
+row there), so a market on which half of all minutes have no trade costs no more than one on which none has.
+Pure: no clock, no disk. Ranges are half-open and in epoch milliseconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from chandlery.timeframe import DAY, Timeframe
+from chandlery.timerange import RangeSet, TimeRange
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+#: A candle answered at least this long after its close is confirmed: no recheck asks for it again.
+CONFIRMED_AFTER = DAY
+
+
+class State(StrEnum):
+    """What can be said of a slot."""
+
+    STORED = "stored"
+    ABSENT = "absent"  # the source was asked properly and has none
+    MISSING = "missing"  # asked for, not answered; also the silent end of a symbol that still trades
+    PENDING = "pending"  # not settled when last asked
+    QUARANTINED = "quarantined"  # a row came and could not be believed
+    BEFORE_LISTING = "before_listing"
+    AFTER_END = "after_end"
+    OUT_OF_REACH = "out_of_reach"  # older than the exchange can give
+
+
+#: The states other than stored, in the order in which reports name them: the SLOTS of the JSON output.
+SLOTS = tuple(s for s in State if s is not State.STORED)
+
+#: The states that are recorded as ranges of their own rather than derived.
+FACTS = (State.BEFORE_LISTING, State.AFTER_END, State.OUT_OF_REACH)
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """A range that the source answered.
+
+    `at` is the exchange's time of the ask, or None once every candle of the range was asked for at least
+    CONFIRMED_AFTER past its close, so that no later ask can be owed.
+    """
+
+    range: TimeRange
+    at: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """A range whose slots have no candle for a known reason: before the listing, after the end, out of reach."""
+
+    range: TimeRange
+    state: State
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ledger:
+    """Everything known about the slots of one series besides the rows themselves."""
+
+    timeframe: Timeframe
+    asked: RangeSet = field(default_factory=RangeSet)
+    answered: tuple[Answered, ...] = ()
+    facts: tuple[Fact, ...] = ()
+    quarantined: tuple[int, ...] = ()  # open times of rows in quarantine that no stored candle has replaced
+    clock: int = 0  # the exchange's time at the latest ask
+    settle: int = 0  # milliseconds after its end at which a candle counted as closed then
+
+    @property
+    def answered_ranges(self) -> RangeSet:
+        """All that was answered, whenever."""
+        return RangeSet(a.range for a in self.answered)
+
+    def fact_ranges(self, state: State) -> RangeSet:
+        """The ranges of one recorded state."""
+        return RangeSet(f.range for f in self.facts if f.state is state)
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """A run of neighbouring slots without a candle, all of one state. `until` is the open time after its last one."""
+
+    since: int
+    until: int
+    candles: int
+    state: State
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """Every slot of a set of ranges by state. `counts` has every State; `unexplained` should be 0."""
+
+    expected: int
+    counts: dict[State, int]
+    gaps: tuple[Gap, ...]
+
+    @property
+    def unexplained(self) -> int:
+        """Slots that no state accounts for (or, negative, that two do)."""
+        return self.expected - sum(self.counts.values())
+
+
+def settled_until(timeframe: Timeframe, now: int, settle: int) -> int:
+    """The first open time whose candle is not settled: closed at least `settle` ms before the exchange's `now`."""
+    return timeframe.floor(now - settle)
+
+
+def aligned(timeframe: Timeframe, wanted: TimeRange) -> TimeRange:
+    """The same slots as `wanted`, from an open time to an open time."""
+    since = timeframe.ceil(wanted.since)
+    return TimeRange(since, max(since, timeframe.ceil(wanted.until)))
+
+
+def to_ask(ledger: Ledger, wanted: TimeRange, *, now: int, settle: int, recheck: int) -> RangeSet:
+    """The settled slots of `wanted` that are not answered, or are owed another look.
+
+    A candle answered less than `recheck` ms (at most CONFIRMED_AFTER) after its close is owed one, because exchanges
+    correct fresh candles. With a longer `recheck` everything younger than that is asked again.
+    """
+    frame = ledger.timeframe
+    whole = aligned(frame, wanted)
+    settled = RangeSet.of(whole.since, min(whole.until, settled_until(frame, now, settle)))
+    left = settled - ledger.answered_ranges
+    for fact in ledger.facts:
+        left -= RangeSet([fact.range])
+    return left | (settled & _owed(ledger, now, recheck))
+
+
+def _owed(ledger: Ledger, now: int, recheck: int) -> RangeSet:
+    """Answered ranges that must be looked at once more."""
+    if recheck <= 0:
+        return RangeSet()
+    owed: list[TimeRange] = []
+    for answer in ledger.answered:
+        if answer.at is not None:
+            since = max(answer.range.since, first_unconfirmed(ledger.timeframe, answer.at, min(recheck, CONFIRMED_AFTER)))
+            if since < answer.range.until:
+                owed.append(TimeRange(since, answer.range.until))
+        if recheck > CONFIRMED_AFTER:
+            since = max(answer.range.since, first_unconfirmed(ledger.timeframe, now, recheck))
+            if since < answer.range.until:
+                owed.append(TimeRange(since, answer.range.until))
+    return RangeSet(owed)
+
+
+def first_unconfirmed(timeframe: Timeframe, at: int, recheck: int) -> int:
+    """The first open time whose candle had not been closed for `recheck` ms at the time `at`."""
+    return timeframe.floor(at - recheck)
+
+
+def with_answer(ledger: Ledger, answered: TimeRange, at: int) -> tuple[Answered, ...]:
+    """The answered ranges after `answered` was answered at the exchange's time `at`: sorted, disjoint, merged.
+
+    Part of the new range that is confirmed for good carries at=None, so that history merges into one row; the rest
+    keeps the later of the two times where it was answered before.
+    """
+    final_until = first_unconfirmed(ledger.timeframe, at, CONFIRMED_AFTER)
+    new = [
+        Answered(part, stamp)
+        for part, stamp in (
+            (answered.intersect(TimeRange(answered.since, max(answered.since, final_until))), None),
+            (answered.intersect(TimeRange(max(answered.since, min(final_until, answered.until)), answered.until)), at),
+        )
+        if part is not None
+    ]
+    kept: list[Answered] = []
+    for old in ledger.answered:
+        # A confirmed range stays confirmed, whatever is asked again inside it later.
+        rivals = [n.range for n in new if n.at is None or (old.at is not None and n.at >= old.at)]
+        kept.extend(Answered(part, old.at) for part in RangeSet([old.range]) - RangeSet(rivals))
+    taken = RangeSet(k.range for k in kept)
+    fresh = [Answered(part, n.at) for n in new for part in RangeSet([n.range]) - taken]
+    return _merged([*kept, *fresh])
+
+
+def _merged(answers: Iterable[Answered]) -> tuple[Answered, ...]:
+    merged: list[Answered] = []
+    for answer in sorted(answers, key=lambda a: a.range):
+        last = merged[-1] if merged else None
+        if last is not None and last.range.until == answer.range.since and last.at == answer.at:
+            merged[-1] = Answered(TimeRange(last.range.since, answer.range.until), answer.at)
+        else:
+            merged.append(answer)
+    return tuple(merged)
+
+
+def regions(ledger: Ledger, wanted: RangeSet) -> list[tuple[State, RangeSet]]:
+    """`wanted` cut into disjoint regions, each with the state of its slots that hold no row. The order is by strength.
+
+    What was answered is absent whatever else is said of it; a fact is stronger than pending or missing.
+    """
+    settled = settled_until(ledger.timeframe, ledger.clock, ledger.settle)
+    left = wanted
+    cut: list[tuple[State, RangeSet]] = []
+    claims: list[tuple[State, RangeSet]] = [(State.ABSENT, ledger.answered_ranges)]
+    claims += [(state, ledger.fact_ranges(state)) for state in FACTS]
+    if wanted:
+        claims.append((State.PENDING, RangeSet.of(settled, max(settled, wanted.until))))
+    for state, ranges in claims:
+        cut.append((state, left & ranges))
+        left -= ranges
+    cut.append((State.MISSING, left))
+    return cut
+
+
+def account(
+    ledger: Ledger, stored: NDArray[np.int64], wanted: RangeSet | None = None, *, gaps: bool = True
+) -> Account:
+    """Account for every slot of `wanted` (all that was ever asked if None).
+
+    `stored` holds the open times of the rows that are there, ascending and unique; those off the grid or outside
+    `wanted` are not counted. Listing the gaps costs the most; `gaps=False` leaves them out.
+    """
+    import numpy as np
+
+    frame = ledger.timeframe
+    whole = RangeSet(aligned(frame, r) for r in (ledger.asked if wanted is None else wanted))
+    rows = stored[frame.aligned(stored)]
+    refused = np.array(sorted({frame.floor(q) for q in ledger.quarantined}), dtype=np.int64)
+    refused = np.setdiff1d(refused, rows, assume_unique=True)
+    counts = dict.fromkeys(State, 0)
+    found: list[Gap] = []
+    expected = sum(frame.count(r.since, r.until) for r in whole)
+    for state, region in regions(ledger, whole):
+        for part in region:
+            here = rows[np.searchsorted(rows, part.since) : np.searchsorted(rows, part.until)]
+            bad = refused[np.searchsorted(refused, part.since) : np.searchsorted(refused, part.until)]
+            counts[State.STORED] += len(here)
+            counts[State.QUARANTINED] += len(bad)
+            counts[state] += frame.count(part.since, part.until) - len(here) - len(bad)
+            if gaps:
+                taken = np.union1d(here, bad) if len(bad) else here
+                found += _runs(frame, part, taken, state, _reason(ledger, state, part))
+                found += [Gap(int(b), frame.next(int(b)), 1, State.QUARANTINED, "row refused") for b in bad]
+    return Account(expected, counts, tuple(_joined(found)))
+
+
+def joined_accounts(parts: Sequence[Account]) -> Account:
+    """The account of several disjoint sets of ranges as one."""
+    counts = {state: sum(p.counts[state] for p in parts) for state in State}
+    gaps = _joined([g for p in parts for g in p.gaps])
+    return Account(sum(p.expected for p in parts), counts, tuple(gaps))
+
+
+def _runs(frame: Timeframe, part: TimeRange, taken: NDArray[np.int64], state: State, reason: str) -> list[Gap]:
+    """The runs of slots of `part` that `taken` (ascending open times in it) leaves free."""
+    import numpy as np
+
+    first, last = frame.slot(part.since), frame.slot(frame.ceil(part.until))  # [first, last)
+    slots = np.concatenate(([first - 1], frame.slots(taken), [last]))
+    before = np.flatnonzero(np.diff(slots) > 1)
+    return [
+        Gap(frame.open_of(int(slots[i]) + 1), frame.open_of(int(slots[i + 1])), int(slots[i + 1] - slots[i]) - 1, state, reason)
+        for i in before
+    ]
+
+
+def _joined(found: Sequence[Gap]) -> list[Gap]:
+    """Neighbouring gaps of equal state and reason as one, in order of time."""
+    joined: list[Gap] = []
+    for gap in sorted(found, key=lambda g: g.since):
+        last = joined[-1] if joined else None
+        if last and last.until == gap.since and last.state is gap.state and last.reason == gap.reason:
+            joined[-1] = Gap(last.since, gap.until, last.candles + gap.candles, gap.state, gap.reason)
+        else:
+            joined.append(gap)
+    return joined
+
+
+def _reason(ledger: Ledger, state: State, part: TimeRange) -> str:
+    if state in FACTS:
+        for fact in ledger.facts:
+            if fact.state is state and fact.range.intersect(part):
+                return fact.reason
+    return {
+        State.ABSENT: "the exchange has no candle",
+        State.MISSING: "asked for, not answered",
+        State.PENDING: "not settled when last asked",
+    }.get(state, "")

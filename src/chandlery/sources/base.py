@@ -1,0 +1,106 @@
+"""The contract of a source: one range of one series in, pages of candles out.
+
+A source walks a range upwards and yields what it may say of it. What it does not yield stays missing: a source never
+calls a slot empty without proof. `chandlery.testing.SourceContract` is this contract as tests.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from typing import Self
+
+from chandlery.candle import CandlePage, SeriesId
+from chandlery.ledger import Fact
+from chandlery.timeframe import Timeframe
+from chandlery.timerange import TimeRange
+
+
+@dataclass(frozen=True, slots=True)
+class Market:
+    """One thing the exchange trades, under its unified symbol."""
+
+    symbol: str
+    kind: str  # spot, swap, future, option
+    active: bool  # False once the exchange says it no longer trades
+    base: str
+    quote: str
+
+
+@dataclass(slots=True)
+class Traffic:
+    """What a source has spent: requests sent (any endpoint), those for candles, repeats among them, request weight."""
+
+    requests: int = 0
+    candle_requests: int = 0
+    retries: int = 0
+    weight: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What asking for a range would cost at least."""
+
+    requests: int
+    weight: float
+    seconds: float
+    via: str
+
+
+class Source(ABC):
+    """Answers for one exchange. Use it as an async context manager, in one event loop."""
+
+    #: Name of the way of asking, as the journal keeps it.
+    name: str
+    #: The exchange id.
+    exchange: str
+    #: What was spent so far.
+    traffic: Traffic
+    #: Seconds after its end at which a candle of this exchange counts as closed.
+    settle_seconds: float = 10.0
+
+    @abstractmethod
+    async def now(self) -> int:
+        """The exchange's time, epoch ms."""
+
+    @abstractmethod
+    async def markets(self) -> Mapping[str, Market]:
+        """All markets by symbol; asked once and kept. Raises ExchangeError."""
+
+    @abstractmethod
+    async def timeframes(self) -> Mapping[str, Timeframe]:
+        """The timeframes that the exchange offers, by their text, shortest first."""
+
+    @abstractmethod
+    async def known(self, series: SeriesId) -> Market:
+        """Check that the exchange lists the series' symbol and timeframe; raises UnknownSymbol or UnknownTimeframe,
+        each with the nearest names as its hint."""
+
+    @abstractmethod
+    async def listing(self, series: SeriesId) -> int | None:
+        """The open time of the series' first candle, None if it has none. At most 20 requests."""
+
+    @abstractmethod
+    def pages(self, series: SeriesId, span: TimeRange, *, now: int, settle: int) -> AsyncIterator[CandlePage | Fact]:
+        """Walk `span` (aligned, settled at `now`) upwards and yield what can be said of it.
+
+        The pages' `answered` ranges lie in `span`, ascend and do not overlap, except that the first may begin one
+        candle before `span` (the overlap that proves continuity). Every page that arrived is yielded before an error
+        is raised. Ends without error where it has nothing more to say, even if `span` is not covered: the rest is
+        missing. `now` and `settle` (ms) are the exchange's time and the settling time of the run.
+        """
+
+    @abstractmethod
+    async def estimate(self, series: SeriesId, span: TimeRange) -> Estimate:
+        """What `pages` over `span` would cost, without asking for candles."""
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Close the connections; twice is fine."""
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.close()
