@@ -65,5 +65,5 @@ bench: ## list the measurements
 		printf '  .venv/bin/python %-28s %s\n' "$$file" "$$(sed -n '1s/^"""\([^"]*\).*/\1/p' "$$file")"; done
 
 clean: ## remove .venv, caches and built files
-	rm -rf .venv dist build .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage .coverage.*
+	rm -rf .venv .venv.old dist build .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage .coverage.*
 	find src tests tools -name __pycache__ -type d -prune -exec rm -rf {} +
