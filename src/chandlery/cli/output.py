@@ -1,0 +1,296 @@
+"""The one place that prints, and the one that knows the exit codes.
+
+stdout carries data and nothing else: a table, text or bytes, or one JSON document. stderr carries talk: progress, notes,
+warnings, errors. A command makes one `Output` and hands everything to it:
+
+    out = Output(quiet=quiet, verbose=verbose)
+    out.table(["symbol", "candles"], [["BTC/USDT", 168]])   # data -> stdout
+    out.json({"ok": True})                                  # data -> stdout
+    out.text("line")                                        # data -> stdout
+    with out.binary() as stream: ...                        # data -> stdout, bytes
+    out.say("..."), out.note("..."), out.debug("...")       # talk -> stderr (-q silences, -v adds)
+    out.warn("...", hint="..."), out.error(error)           # always -> stderr
+    out.exit(Exit.INCOMPLETE)                               # ends the command with that code
+
+Errors of `chandlery.errors` may simply be raised: `Group` turns them into `error:` and `hint:` lines and an exit code.
+Text that comes from an exchange or a store passes through `visible`, so that no control character reaches a terminal.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+import traceback
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn, TextIO
+
+import typer
+from typer.core import TyperGroup
+from typer.exceptions import TyperException
+
+from chandlery.errors import (
+    DatabaseError,
+    DataPipelineError,
+    ExchangeError,
+    SeriesLocked,
+    UsageError,
+)
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+class Exit(IntEnum):
+    """What the exit code of a command says."""
+
+    OK = 0  # all there
+    INCOMPLETE = 1  # data incomplete, a series failed, verification failed
+    USAGE = 2  # usage or configuration, or nothing to do it on: nothing was started
+    EXCHANGE = 3  # the exchange let no series go on
+    STORE = 4  # the store failed
+    LOCKED = 5  # a series is being written by another process
+    INTERRUPTED = 130
+    PIPE_CLOSED = 141  # whoever read our output stopped reading
+
+
+def exit_code_of(error: BaseException) -> Exit:
+    """The exit code for an error that ended a command."""
+    if isinstance(error, KeyboardInterrupt):
+        return Exit.INTERRUPTED
+    if isinstance(error, BrokenPipeError):
+        return Exit.PIPE_CLOSED
+    if isinstance(error, UsageError):
+        return Exit.USAGE
+    if isinstance(error, SeriesLocked):
+        return Exit.LOCKED
+    if isinstance(error, DatabaseError):
+        return Exit.STORE
+    if isinstance(error, ExchangeError):
+        return Exit.EXCHANGE
+    return Exit.INCOMPLETE
+
+
+def visible(text: object) -> str:
+    """The text with control characters, escapes and direction marks written out, safe for a terminal."""
+    return "".join(
+        c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in str(text)
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """A table cell in a rich style, which is left out where stdout is no terminal."""
+
+    text: str
+    style: str
+
+
+Cell = str | int | float | Mark | None
+
+
+class Output:
+    """What one command says and to whom. `quiet` leaves warnings and errors only; `verbose` adds details."""
+
+    def __init__(self, *, quiet: bool = False, verbose: int = 0) -> None:
+        self.quiet = quiet
+        self.verbose = verbose
+
+    # -- data: stdout ------------------------------------------------------------------------------------------------
+
+    def text(self, text: str = "") -> None:
+        """A line of text, which must be safe already (see `visible`)."""
+        print(text, file=sys.stdout)
+
+    def json(self, document: Any) -> None:
+        """One JSON document."""
+        print(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False), file=sys.stdout)
+
+    @contextlib.contextmanager
+    def binary(self) -> Iterator[BinaryIO]:
+        """The standard output for bytes."""
+        sys.stdout.flush()
+        yield sys.stdout.buffer
+        sys.stdout.buffer.flush()
+
+    def table(self, columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> None:
+        """A table: numbers to the right with thousands separators, None as a dash.
+
+        On a terminal with colours and rules; elsewhere plain columns of full width.
+        """
+        from rich import box
+        from rich.table import Table
+        from rich.text import Text
+
+        terminal = sys.stdout.isatty()
+        table = Table(
+            box=box.SIMPLE_HEAD if terminal else None,
+            header_style="bold",
+            pad_edge=False,
+            padding=(0, 2, 0, 0),
+        )
+        for number, name in enumerate(columns):
+            right = any(isinstance(row[number], int | float) for row in rows)
+            table.add_column(Text(name), justify="right" if right else "left", no_wrap=True, overflow="fold")
+        for row in rows:
+            table.add_row(*(Text(_shown(c), style=c.style if isinstance(c, Mark) else "") for c in row))
+        if terminal:
+            self.console(sys.stdout).print(table)
+            return
+        console = self.console(sys.stdout, width=100_000)
+        with console.capture() as capture:
+            console.print(table)
+        for line in capture.get().splitlines():
+            self.text(line.rstrip())
+
+    def console(self, stream: TextIO | None = None, width: int | None = None) -> Console:
+        """A rich console on stderr, or on the stream given."""
+        from rich.console import Console
+
+        return Console(file=stream or sys.stderr, width=width, markup=False, highlight=False, emoji=False)
+
+    # -- talk: stderr ------------------------------------------------------------------------------------------------
+
+    @property
+    def stdout_is_terminal(self) -> bool:
+        """Whether a person reads stdout."""
+        return sys.stdout.isatty()
+
+    @property
+    def stderr_is_terminal(self) -> bool:
+        """Whether a person reads stderr."""
+        return sys.stderr.isatty()
+
+    def say(self, text: str) -> None:
+        """What a person wants to know."""
+        if not self.quiet:
+            self._talk("", text)
+
+    def note(self, text: str) -> None:
+        """Something that was decided for the user."""
+        if not self.quiet:
+            self._talk("note: ", text, "36")
+
+    def debug(self, text: str) -> None:
+        """A detail, shown with -v."""
+        if self.verbose and not self.quiet:
+            self._talk("", text, "2", whole=True)
+
+    def warn(self, text: str, *, hint: str = "") -> None:
+        """Something that may go wrong; shown even with -q."""
+        self._talk("warning: ", text, "33")
+        self._hint(hint)
+
+    def error(self, error: BaseException | str, *, about: str = "") -> None:
+        """An error with its hint; `about` says what it belongs to where the message does not."""
+        message = (
+            error.message if isinstance(error, DataPipelineError) else str(error) or type(error).__name__
+        )
+        if about and about not in message:
+            message = f"{about}: {message}"
+        self._talk("error: ", message, "1;31")
+        self._hint(error.hint if isinstance(error, DataPipelineError) else "")
+
+    def _hint(self, hint: str) -> None:
+        if hint:
+            self._talk("hint: ", hint, "36")
+
+    def _talk(self, label: str, text: str, colour: str = "", *, whole: bool = False) -> None:
+        lines = [visible(line) for line in text.split("\n")]
+        shown = "\n".join(lines)
+        if colour and self.stderr_is_terminal and "NO_COLOR" not in os.environ:
+            label, shown = (
+                ("", f"\x1b[{colour}m{label}{shown}\x1b[0m")
+                if whole
+                else (f"\x1b[{colour}m{label}\x1b[0m", shown)
+            )
+        with contextlib.suppress(BrokenPipeError):
+            print(label + shown, file=sys.stderr, flush=True)
+
+    def confirm(self, question: str) -> bool:
+        """Ask on stderr, read one line of stdin; True for y or yes. Raises UsageError where nobody answers."""
+        print(f"{visible(question)} [y/N] ", end="", file=sys.stderr, flush=True)
+        answer = sys.stdin.readline()
+        if not answer:
+            print(file=sys.stderr)
+            raise UsageError("nobody answered", hint="--yes answers for you")
+        return answer.strip().lower() in ("y", "yes")
+
+    # -- the end -----------------------------------------------------------------------------------------------------
+
+    def exit(self, code: Exit) -> NoReturn:
+        """End the command with this code."""
+        raise typer.Exit(int(code))
+
+
+def _shown(cell: Cell) -> str:
+    if cell is None:
+        return "-"
+    if isinstance(cell, Mark):
+        return visible(cell.text)
+    if isinstance(cell, int):
+        return f"{cell:,}"
+    return visible(cell)
+
+
+class Group(TyperGroup):
+    """The group of all commands: the one place where what went wrong becomes words and an exit code."""
+
+    def main(self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any) -> NoReturn:  # type: ignore[override]
+        """Run a command and leave with its exit code."""
+        extra.pop("standalone_mode", None)
+        code: int
+        try:
+            code = super().main(args, prog_name or "chandlery", standalone_mode=False, **extra) or 0
+            sys.stdout.flush()
+        except BrokenPipeError:
+            code = _reader_gone()
+        except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - the last stop of every error
+            code = _told(error, list(sys.argv if args is None else args))
+        sys.exit(int(code))
+
+
+def _told(error: BaseException, args: Sequence[str]) -> int:
+    """Say what went wrong; returns the exit code."""
+    out = Output()
+    if isinstance(error, KeyboardInterrupt):
+        out.error("interrupted")
+        return Exit.INTERRUPTED
+    if isinstance(error, DataPipelineError):
+        out.error(error)
+    elif isinstance(error, TyperException):
+        return _told_usage(error)
+    elif isinstance(error, OSError):
+        out.error(f"{error.strerror or error}: {error.filename}" if error.filename else str(error))
+        return Exit.STORE
+    else:
+        out.error(f"{type(error).__name__}: {error}")
+        if {"-v", "-vv", "--verbose"} & set(args):
+            out.say("".join(traceback.format_exception(error)).rstrip())
+        else:
+            out._hint("this is a fault of chandlery; -v shows where it happened")  # noqa: SLF001
+    return exit_code_of(error)
+
+
+def _told_usage(error: Any) -> int:
+    """A wrong option or argument; the bare command group shows its help instead."""
+    out = Output()
+    message = error.format_message()
+    context = getattr(error, "ctx", None)
+    if type(error).__name__ == "NoArgsIsHelpError":
+        if message:
+            print(message, file=sys.stderr)
+        return Exit.USAGE
+    path = context.command_path if context is not None else "chandlery"
+    out.error(UsageError(message, hint=f"{path} --help shows what there is"))
+    return Exit.USAGE
+
+
+def _reader_gone() -> int:
+    """The output was closed by its reader: keep the interpreter from complaining about it at exit."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return Exit.PIPE_CLOSED
