@@ -1,0 +1,49 @@
+"""What the local exchange is told before it starts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from chandlery.errors import UsageError
+from chandlery.exchange.faults import Faults
+from chandlery.exchange.symbols import GENERATED, Listing
+
+
+@dataclass(frozen=True, slots=True)
+class ExchangeSettings:
+    """Settings of a local exchange.
+
+    `port` 0 takes a free one. `csv` is a folder of candles to serve instead of the generated market. `clock` is
+    "TIME[,SPEED]"; without it the generated market runs at the real time, one from files a minute after its last candle.
+    `symbols` names pairs of the generated market, empty for all of them. `weight_limit` is the request weight per minute,
+    0 for no limit. `omit_flat` leaves minutes without a trade out. `faults` is the script to start with.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 0
+    csv: Path | None = None
+    clock: str | None = None
+    seed: int = 1
+    symbols: tuple[str, ...] = ()
+    weight_limit: int = 6000
+    omit_flat: bool = False
+    faults: Faults = field(default_factory=Faults)
+    exchange: str = "binance"
+
+    def __post_init__(self) -> None:
+        if self.exchange != "binance":
+            raise UsageError(f"the local exchange cannot play {self.exchange!r}", hint="it plays binance")
+        if self.weight_limit < 0:
+            raise UsageError(f"a weight limit of {self.weight_limit} cannot be", hint="0 is no limit")
+        if not 0 <= self.port <= 65535:
+            raise UsageError(f"not a port: {self.port}", hint="0 takes a free one")
+
+    def listings(self) -> list[Listing]:
+        """The pairs of the generated market that are served; raises `UsageError` for a name it does not have."""
+        known = {name: listing for listing in GENERATED for name in (listing.symbol, listing.id)}
+        for name in self.symbols:
+            if name not in known:
+                pairs = ", ".join(listing.symbol for listing in GENERATED)
+                raise UsageError(f"the generated market has no pair {name!r}", hint=f"there are: {pairs}")
+        return [known[name] for name in self.symbols] or list(GENERATED)
