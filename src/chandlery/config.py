@@ -100,10 +100,14 @@ class Settings(BaseSettings):
     _warnings: list[str] = PrivateAttr(default_factory=list)
 
     @classmethod
-    def settings_customise_sources(  # noqa: D102
-        cls, settings_cls: type[BaseSettings], init_settings: PydanticBaseSettingsSource, **others: Any
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003
+        init_settings: PydanticBaseSettingsSource,
+        *others: PydanticBaseSettingsSource,  # noqa: ARG003
+        **named: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        # `load_settings` has merged the layers already, so that it can tell where each value came from.
+        """Take what `load_settings` has merged already, so that it can tell where each value came from."""
         return (init_settings,)
 
     def origin(self, name: str) -> str:
