@@ -15,7 +15,16 @@ if TYPE_CHECKING:
     from chandlery.exchange.server import RequestRecord
     from chandlery.exchange.settings import ExchangeSettings
 
-__all__ = ["KINDS", "ExchangeSettings", "Fault", "Faults", "LocalExchange", "RequestRecord", "parse_fault", "serve"]
+__all__ = [
+    "KINDS",
+    "ExchangeSettings",
+    "Fault",
+    "Faults",
+    "LocalExchange",
+    "RequestRecord",
+    "parse_fault",
+    "serve",
+]
 
 _HOMES = {
     "KINDS": "faults",

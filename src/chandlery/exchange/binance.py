@@ -90,7 +90,7 @@ class BinanceApi:
         if limit == 0:
             raise ApiError(-1130, "Data sent for parameter 'limit' is not valid.")
         rows = min(limit or _DEFAULT_ROWS, _MOST_ROWS)
-        return self._book.page(listing, timeframe, start, end, rows, self._clock.now_ms())
+        return self._book.page(listing, timeframe, start=start, end=end, limit=rows, now=self._clock.now_ms())
 
     def _time(self, _query: Query) -> bytes:
         return _dump({"serverTime": self._clock.now_ms()})
@@ -103,7 +103,9 @@ class BinanceApi:
             try:
                 names = [str(name) for name in json.loads(query["symbols"])]
             except (ValueError, TypeError):
-                raise _illegal("symbols", re.compile(r'\["[A-Z0-9-_.]{1,20}"(,"[A-Z0-9-_.]{1,20}"){0,}\]')) from None
+                raise _illegal(
+                    "symbols", re.compile(r'\["[A-Z0-9-_.]{1,20}"(,"[A-Z0-9-_.]{1,20}"){0,}\]')
+                ) from None
             listings = [self.listing({"symbol": name}) for name in names]
         now = self._clock.now_ms()
         # A pair is unknown until it is listed, as on the real exchange.
@@ -141,7 +143,7 @@ class BinanceApi:
     def _price(self, listing: Listing, now: int) -> dict[str, str]:
         """The close of the last candle that there is."""
         shortest = next(tf for tf in TIMEFRAMES.values() if self._market.base(listing, tf) is not None)
-        rows = json.loads(self._book.page(listing, shortest, None, None, 1, now))
+        rows = json.loads(self._book.page(listing, shortest, start=None, end=None, limit=1, now=now))
         return {"symbol": listing.id, "price": rows[-1][4] if rows else "0.00000000"}
 
 
@@ -183,7 +185,9 @@ def _optional_number(query: Query, name: str) -> int | None:
 
 
 def _illegal(name: str, legal: re.Pattern[str]) -> ApiError:
-    return ApiError(-1100, f"Illegal characters found in parameter '{name}'; legal range is '^{legal.pattern}$'.")
+    return ApiError(
+        -1100, f"Illegal characters found in parameter '{name}'; legal range is '^{legal.pattern}$'."
+    )
 
 
 def _symbol_info(listing: Listing, now: int) -> dict[str, Any]:
@@ -208,7 +212,12 @@ def _symbol_info(listing: Listing, now: int) -> dict[str, Any]:
         "isSpotTradingAllowed": True,
         "isMarginTradingAllowed": False,
         "filters": [
-            {"filterType": "PRICE_FILTER", "minPrice": tick, "maxPrice": "1000000.00000000", "tickSize": tick},
+            {
+                "filterType": "PRICE_FILTER",
+                "minPrice": tick,
+                "maxPrice": "1000000.00000000",
+                "tickSize": tick,
+            },
             {"filterType": "LOT_SIZE", "minQty": lot, "maxQty": "9000000000.00000000", "stepSize": lot},
             {"filterType": "ICEBERG_PARTS", "limit": 10},
             {

@@ -36,6 +36,27 @@ class Candles:
     price_decimals: int | None
     volume_decimals: int | None
 
+    @classmethod
+    def of(
+        cls, columns: Sequence[Column], price_decimals: int | None, volume_decimals: int | None
+    ) -> Candles:
+        """Candles of the ten columns in the order of the fields."""
+        time, opened, high, low, close, volume, turnover, trades, taker, taker_turnover = columns
+        return cls(
+            time,
+            opened,
+            high,
+            low,
+            close,
+            volume,
+            turnover,
+            trades,
+            taker,
+            taker_turnover,
+            price_decimals,
+            volume_decimals,
+        )
+
     def __len__(self) -> int:
         return len(self.time)
 
@@ -46,7 +67,7 @@ class Candles:
 
     def pick(self, rows: slice | NDArray[Any]) -> Candles:
         """Only the rows of a slice, an index or a mask."""
-        return Candles(*(c[rows] for c in self.columns), self.price_decimals, self.volume_decimals)
+        return Candles.of([c[rows] for c in self.columns], self.price_decimals, self.volume_decimals)
 
     def between(self, since: int, until: int) -> Candles:
         """Only the candles that open in [since, until)."""
@@ -67,7 +88,7 @@ def _doubles(column: Column, decimals: int | None) -> NDArray[np.float64]:
 def join(parts: Sequence[Candles]) -> Candles:
     """Parts of one series, one after the other."""
     columns = [np.concatenate(same) for same in zip(*(p.columns for p in parts), strict=True)]
-    return Candles(*columns, parts[0].price_decimals, parts[0].volume_decimals)
+    return Candles.of(columns, parts[0].price_decimals, parts[0].volume_decimals)
 
 
 def aggregate(candles: Candles, timeframe: Timeframe) -> Candles:
@@ -79,23 +100,20 @@ def aggregate(candles: Candles, timeframe: Timeframe) -> Candles:
     lasts = np.append(starts[1:], len(slots)) - 1
     opens = np.array([timeframe.open_of(slot) for slot in slots[starts].tolist()], dtype=np.int64)
     summed = [np.add.reduceat(c, starts) for c in candles.columns[5:]]
-    return Candles(
-        opens,
+    prices = [
         candles.open[starts],
         np.maximum.reduceat(candles.high, starts),
         np.minimum.reduceat(candles.low, starts),
         candles.close[lasts],
-        *summed,
-        candles.price_decimals,
-        candles.volume_decimals,
-    )
+    ]
+    return Candles.of([opens, *prices, *summed], candles.price_decimals, candles.volume_decimals)
 
 
 def in_progress(candle: Candles, elapsed: int, length: int) -> Candles:
     """One candle as it stands `elapsed` of `length` milliseconds after its opening."""
     opened, high, low, close = (c[0].item() for c in candle.columns[1:5])
 
-    def part(whole: int | float) -> int | float:
+    def part(whole: float) -> int | float:
         return whole * elapsed // length if isinstance(whole, int) else whole * elapsed / length
 
     now = opened + part(close - opened)
@@ -105,4 +123,4 @@ def in_progress(candle: Candles, elapsed: int, length: int) -> Candles:
     columns = [
         np.array([v], dtype=c.dtype) for v, c in zip([*values, *sums], candle.columns[1:], strict=True)
     ]
-    return Candles(candle.time, *columns, candle.price_decimals, candle.volume_decimals)
+    return Candles.of([candle.time, *columns], candle.price_decimals, candle.volume_decimals)

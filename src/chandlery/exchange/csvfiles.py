@@ -5,11 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
 from chandlery.errors import UsageError
 from chandlery.exchange.candles import Candles, Column
@@ -17,6 +16,9 @@ from chandlery.exchange.market import TIMEFRAMES
 from chandlery.exchange.symbols import Listing
 from chandlery.timeframe import DAY, Timeframe
 from chandlery.timerange import TimeRange
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 _NAME = re.compile(r"(?P<exchange>[^_]+)_(?P<base>[^_]+)_(?P<quote>[^_]+)_(?P<timeframe>[^_.]+)\.csv(\.gz)?")
 _TIME_NAMES = ("timestamp_ms", "timestamp", "time")
@@ -43,11 +45,16 @@ class CsvMarket:
                 continue
             timeframe = TIMEFRAMES.get(match["timeframe"])
             if timeframe is None:
-                raise UsageError(f"{path}: {exchange} has no timeframe {match['timeframe']!r}", hint=f"it has {', '.join(TIMEFRAMES)}")
+                raise UsageError(
+                    f"{path}: {exchange} has no timeframe {match['timeframe']!r}",
+                    hint=f"it has {', '.join(TIMEFRAMES)}",
+                )
             pair = match["base"] + match["quote"]
             series = self._series.setdefault(pair, {})
             if timeframe.text in series:
-                raise UsageError(f"{path}: the same candles are there twice, as .csv and .csv.gz", hint="take one away")
+                raise UsageError(
+                    f"{path}: the same candles are there twice, as .csv and .csv.gz", hint="take one away"
+                )
             series[timeframe.text] = read_candles(path, timeframe)
             names[pair] = (match["base"], match["quote"])
         if not self._series:
@@ -59,7 +66,9 @@ class CsvMarket:
     @property
     def last_close(self) -> int:
         """End of the last candle of all files."""
-        spans = [self.span(one, TIMEFRAMES[tf]) for one in self.listings.values() for tf in self._series[one.id]]
+        spans = [
+            self.span(one, TIMEFRAMES[tf]) for one in self.listings.values() for tf in self._series[one.id]
+        ]
         return max(span.until for span in spans)
 
     def base(self, listing: Listing, timeframe: Timeframe) -> Timeframe | None:
@@ -86,7 +95,10 @@ class CsvMarket:
 
     def _listing(self, pair: str, base: str, quote: str) -> Listing:
         series = self._series[pair].values()
-        decimals = [max(8 if d is None else d for d in (getattr(c, name) for c in series)) for name in ("price_decimals", "volume_decimals")]
+        decimals = [
+            max(8 if d is None else d for d in (getattr(c, name) for c in series))
+            for name in ("price_decimals", "volume_decimals")
+        ]
         return Listing(base, quote, decimals[0], decimals[1], listed=min(int(c.time[0]) for c in series))
 
 
@@ -102,12 +114,16 @@ def read_candles(path: Path, timeframe: Timeframe) -> Candles:
         raw = pl.read_csv(path, infer_schema=False)
     except (OSError, pl.exceptions.PolarsError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise UsageError(f"{path}: cannot be read as CSV: {reason}", hint=f"its first line must be {_HEADER}") from error
+        raise UsageError(
+            f"{path}: cannot be read as CSV: {reason}", hint=f"its first line must be {_HEADER}"
+        ) from error
     time_name = next((name for name in _TIME_NAMES if name in raw.columns), None)
     lacking = [name for name in _VALUES if name not in raw.columns]
     if time_name is None or lacking:
         lacking = ([] if time_name else ["timestamp_ms"]) + lacking
-        raise UsageError(f"{path}, line 1: no column {lacking[0]!r}", hint=f"the first line must be {_HEADER}")
+        raise UsageError(
+            f"{path}, line 1: no column {lacking[0]!r}", hint=f"the first line must be {_HEADER}"
+        )
     if raw.is_empty():
         raise UsageError(f"{path}: no candles in it", hint="take the file away or fill it")
     times = _numbers(path, raw[time_name], pl.Int64, "a whole number of milliseconds")
@@ -119,7 +135,8 @@ def read_candles(path: Path, timeframe: Timeframe) -> Candles:
     if price_decimals is None or volume_decimals is None:
         prices, price_decimals = [values[name] for name in _VALUES[:4]], None
         volume, volume_decimals = values["volume"], None
-    return Candles(times, *prices, volume, nothing, nothing, nothing, nothing, price_decimals, volume_decimals)
+    columns = [times, *prices, volume, nothing, nothing, nothing, nothing]
+    return Candles.of(columns, price_decimals, volume_decimals)
 
 
 def _numbers(path: Path, column: pl.Series, kind: type[pl.DataType], what: str) -> Column:
@@ -127,7 +144,9 @@ def _numbers(path: Path, column: pl.Series, kind: type[pl.DataType], what: str) 
     bad = numbers.is_null() if kind is pl.Int64 else ~numbers.is_finite().fill_null(value=False)
     if bad.any():
         row = int(bad.arg_true()[0])
-        _refuse(path, row, f"{column.name} is {column[row]!r}, which is not {what}", "mend or remove the line")
+        _refuse(
+            path, row, f"{column.name} is {column[row]!r}, which is not {what}", "mend or remove the line"
+        )
     return numbers.to_numpy()
 
 
@@ -142,9 +161,14 @@ def _check(path: Path, times: Column, values: Mapping[str, Column], timeframe: T
     off = ~timeframe.aligned(times)
     if off.any():
         row = int(np.flatnonzero(off)[0])
-        _refuse(path, row, f"no {timeframe.text} candle opens at {times[row]}", "give open times in milliseconds UTC")
-    o, h, l, c, v = (values[name] for name in _VALUES)
-    wrong = (h < np.maximum(o, c)) | (l > np.minimum(o, c)) | (l < 0) | (v < 0)
+        _refuse(
+            path,
+            row,
+            f"no {timeframe.text} candle opens at {times[row]}",
+            "give open times in milliseconds UTC",
+        )
+    opened, high, low, close, volume = (values[name] for name in _VALUES)
+    wrong = (high < np.maximum(opened, close)) | (low > np.minimum(opened, close)) | (low < 0) | (volume < 0)
     if wrong.any():
         row = int(np.flatnonzero(wrong)[0])
         text = ", ".join(f"{name} {values[name][row]}" for name in _VALUES)
@@ -160,6 +184,8 @@ def _scaled(columns: list[NDArray[np.float64]]) -> tuple[list[Column], int | Non
     for decimals in range(9):
         step = 10.0**decimals
         whole = [np.rint(column * step) for column in columns]
-        if all((np.abs(w) < 2.0**53).all() and (w / step == c).all() for w, c in zip(whole, columns, strict=True)):
+        if all(
+            (np.abs(w) < 2.0**53).all() and (w / step == c).all() for w, c in zip(whole, columns, strict=True)
+        ):
             return [w.astype(np.int64) for w in whole], decimals
     return list(columns), None

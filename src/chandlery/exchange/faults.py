@@ -36,7 +36,15 @@ KINDS: Mapping[str, str] = {
 }
 #: Faults that change rows: they strike klines only.
 ROW_KINDS = frozenset(
-    {"null_price", "duplicate_rows", "conflicting_rows", "shuffled_rows", "misaligned_rows", "since_ignored", "in_progress"}
+    {
+        "null_price",
+        "duplicate_rows",
+        "conflicting_rows",
+        "shuffled_rows",
+        "misaligned_rows",
+        "since_ignored",
+        "in_progress",
+    }
 )
 #: What "mixed" draws from: all but latency and those that a client can only wait out (hang) or find by asking again.
 MIXED = ("429", "418", "5xx", "reset", "html", "cut", "empty", "null_price", "duplicate_rows", "conflicting_rows",
@@ -204,9 +212,7 @@ def _matches(rule: Fault, asked: Asked) -> bool:
 _NUMBERS = {"max_in_a_row", "count", "ms", "retry_after", "status", "byte"}
 _TEXTS = {"path", "symbol", "interval"}
 _MOMENTS = {"since", "until"}
-_GRAMMAR = (
-    "write KIND[:PROBABILITY][,name=value...], such as html:0.05 or 429:0.02,retry_after=3 or latency:80 (milliseconds)"
-)
+_GRAMMAR = "write KIND[:PROBABILITY][,name=value...], such as html:0.05 or 429:0.02,retry_after=3 or latency:80 (milliseconds)"
 
 
 def parse_fault(text: str) -> Fault:
@@ -254,7 +260,9 @@ def fault_from(values: Mapping[str, Any]) -> Fault:
                 known = ", ".join(f.name for f in dataclasses.fields(Fault)[1:])
                 raise UsageError(f"fault {kind}: no setting {name!r}", hint=f"there are: {known}")
         except (TypeError, ValueError):
-            raise UsageError(f"fault {kind}: {name} is {value!r}, which is not a number", hint=_GRAMMAR) from None
+            raise UsageError(
+                f"fault {kind}: {name} is {value!r}, which is not a number", hint=_GRAMMAR
+            ) from None
     return Fault(**made)
 
 

@@ -144,9 +144,9 @@ def _flatten(candles: Candles, traded: np.ndarray[tuple[int], np.dtype[np.bool_]
     last_close = candles.close[before]
     prices = [np.where(traded, c, last_close) for c in candles.columns[1:5]]
     sums = [np.where(traded, c, 0) for c in candles.columns[5:]]
-    return Candles(candles.time, *prices, *sums, candles.price_decimals, candles.volume_decimals)
+    return Candles.of([candles.time, *prices, *sums], candles.price_decimals, candles.volume_decimals)
 
 
 def _empty(listing: Listing) -> Candles:
     nothing = np.empty(0, dtype=np.int64)
-    return Candles(*[nothing] * 10, listing.price_decimals, listing.volume_decimals)
+    return Candles.of([nothing] * 10, listing.price_decimals, listing.volume_decimals)

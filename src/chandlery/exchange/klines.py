@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from chandlery.exchange.candles import Candles, aggregate, in_progress, join
 from chandlery.exchange.market import Market
 from chandlery.exchange.render import render_rows
 from chandlery.exchange.symbols import Listing
 from chandlery.timeframe import MINUTE, Timeframe
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 _T = TypeVar("_T")
 
@@ -48,7 +50,14 @@ class KlineBook:
         self._open_rows: dict[tuple[str, str, int], bytes] = {}
 
     def page(
-        self, listing: Listing, timeframe: Timeframe, start: int | None, end: int | None, limit: int, now: int
+        self,
+        listing: Listing,
+        timeframe: Timeframe,
+        *,
+        start: int | None,
+        end: int | None,
+        limit: int,
+        now: int,
     ) -> bytes:
         """The JSON body: `limit` candles from `start` on, or the last ones; both bounds are on open times, inclusive.
 
@@ -62,7 +71,8 @@ class KlineBook:
         parts: list[bytes] = []
         left = limit
         if start is not None:
-            for part, rows in self._forward(listing, timeframe, base, start, min(last + 1, current), limit):
+            until = min(last + 1, current)
+            for part, rows in self._forward(listing, timeframe, base, start=start, until=until, limit=limit):
                 parts.append(part)
                 left -= rows
             if left > 0 and start <= current <= last:
@@ -71,7 +81,8 @@ class KlineBook:
             if current <= last:
                 parts.append(self._open_row(listing, timeframe, current, now))
                 left -= bool(parts[0])
-            parts.extend(self._backward(listing, timeframe, base, min(last + 1, current), left))
+            until = min(last + 1, current)
+            parts.extend(self._backward(listing, timeframe, base, until=until, limit=left))
             parts.reverse()
         return b"[" + b"".join(parts)[:-1] + b"]"
 
@@ -117,10 +128,12 @@ class KlineBook:
         return row
 
     def _forward(
-        self, listing: Listing, timeframe: Timeframe, base: Timeframe, start: int, until: int, limit: int
+        self, listing: Listing, timeframe: Timeframe, base: Timeframe, *, start: int, until: int, limit: int
     ) -> Iterator[tuple[bytes, int]]:
         span = self._market.span(listing, base)
         start, until = max(start, timeframe.floor(span.since)), min(until, span.until)
+        if start >= until:
+            return
         number = self._block_of(timeframe, start)
         while limit > 0 and self._block_start(timeframe, number) < until:
             block = self._block(listing, timeframe, base, number)
@@ -132,7 +145,7 @@ class KlineBook:
             number += 1
 
     def _backward(
-        self, listing: Listing, timeframe: Timeframe, base: Timeframe, until: int, limit: int
+        self, listing: Listing, timeframe: Timeframe, base: Timeframe, *, until: int, limit: int
     ) -> Iterator[bytes]:
         span = self._market.span(listing, base)
         since, until = timeframe.floor(span.since), min(until, span.until)

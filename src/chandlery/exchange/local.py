@@ -51,7 +51,12 @@ class LocalExchange:
         self._truth_book = KlineBook(self._market)
         self._api = BinanceApi(self._market, self._book, self._clock, self._limits)
         self._server = ExchangeServer(
-            self._api, self._market, self._clock, self._limits, self.settings.faults, self.settings.exchange
+            self._api,
+            self._market,
+            self._clock,
+            self._limits,
+            faults=self.settings.faults,
+            name=self.settings.exchange,
         )
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -110,7 +115,9 @@ class LocalExchange:
     def start(self) -> Self:
         """Listen and answer in a thread of its own; returns when it is ready."""
         ready = threading.Event()
-        self._thread = threading.Thread(target=self._serve_thread, args=(ready,), name="local-exchange", daemon=True)
+        self._thread = threading.Thread(
+            target=self._serve_thread, args=(ready,), name="local-exchange", daemon=True
+        )
         self._thread.start()
         ready.wait()
         if self._failure is not None:
@@ -139,7 +146,7 @@ class LocalExchange:
     async def run(self, on_ready: Callable[[str], None]) -> None:
         """Listen and answer on the running loop until `stopping`; calls `on_ready` with the URL."""
         runner = web.ServerRunner(
-            web.Server(self._server.handle, access_log=None),  # type: ignore[arg-type]
+            web.Server(self._server.handle, access_log=None),
             shutdown_timeout=0.5,
         )
         await runner.setup()
@@ -180,7 +187,9 @@ class LocalExchange:
         for listing in self._market.listings.values():
             if symbol in {listing.symbol, listing.id}:
                 return listing
-        raise UsageError(f"the local exchange has no pair {symbol!r}", hint=f"there are: {', '.join(self.symbols)}")
+        raise UsageError(
+            f"the local exchange has no pair {symbol!r}", hint=f"there are: {', '.join(self.symbols)}"
+        )
 
 
 def serve(settings: ExchangeSettings, on_ready: Callable[[str], None] = lambda _url: None) -> None:

@@ -44,7 +44,7 @@ def lane(bits: Bits, number: int) -> Ints:
 def normal(bits: Bits) -> Floats:
     """Nearly normal numbers (mean 0, deviation 1): the sum of the four 16-bit parts."""
     total = lane(bits, 0) + lane(bits, 1) + lane(bits, 2) + lane(bits, 3)
-    return (total - _NORMAL_MEAN) / _NORMAL_SD
+    return np.asarray((total - _NORMAL_MEAN) / _NORMAL_SD, dtype=np.float64)
 
 
 def power_of_two(x: Floats) -> Floats:
@@ -70,7 +70,9 @@ class Walk:
 
     def __init__(self, name: str, deviation: float) -> None:
         self._keys = [key_of(f"{name}:{level}") for level in range(self.LEVELS + 1)]
-        self._scale = [min(deviation * 2.0 ** ((level - 1) / 2), self._LARGEST) for level in range(self.LEVELS)]
+        self._scale = [
+            min(deviation * 2.0 ** ((level - 1) / 2), self._LARGEST) for level in range(self.LEVELS)
+        ]
 
     def values(self, first: int, last: int) -> Floats:
         """Values at the steps `first` to `last`, both included."""

@@ -17,7 +17,8 @@ _STRETCH = 45 * DAY  # each of these holds one outage or none
 _KEY = key_of("outages of the generated market")
 _LONG, _SHORT, _SHARE_LONG, _SHARE_NONE = 300, 90, 13_000, 16_000  # minutes; shares of 65,536
 _CALM = TimeRange(
-    int(datetime(2024, 5, 1, tzinfo=UTC).timestamp()) * 1000, int(datetime(2024, 7, 1, tzinfo=UTC).timestamp()) * 1000
+    int(datetime(2024, 5, 1, tzinfo=UTC).timestamp()) * 1000,
+    int(datetime(2024, 7, 1, tzinfo=UTC).timestamp()) * 1000,
 )
 
 

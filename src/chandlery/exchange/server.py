@@ -42,7 +42,14 @@ class ExchangeServer:
     """Handles every request of one local exchange; lives on one event loop."""
 
     def __init__(
-        self, api: BinanceApi, market: Market, clock: TimeSource, limits: RequestLimits, faults: Faults, name: str
+        self,
+        api: BinanceApi,
+        market: Market,
+        clock: TimeSource,
+        limits: RequestLimits,
+        *,
+        faults: Faults,
+        name: str,
     ) -> None:
         self._api = api
         self._market = market
@@ -110,7 +117,9 @@ class ExchangeServer:
             response = await self._strike(request, strike, status, body, headers)
             player.done(asked, response is not None)
             if response is not None:
-                self._record(path, query, 0 if strike.kind in {"reset", "hang"} else response.status, strike.kind)
+                self._record(
+                    path, query, 0 if strike.kind in {"reset", "hang"} else response.status, strike.kind
+                )
                 return response
         else:
             player.done(asked, struck=False)
@@ -201,7 +210,10 @@ class ExchangeServer:
         if not isinstance(self._clock, ExchangeClock):
             raise UsageError("the clock of this exchange belongs to who started it", hint="set that clock")
         if not isinstance(document, dict) or not document or set(document) - {"time", "speed"}:
-            raise UsageError("a clock is set with `time`, `speed` or both", hint='{"time": "2024-06-01T00:00Z", "speed": 0}')
+            raise UsageError(
+                "a clock is set with `time`, `speed` or both",
+                hint='{"time": "2024-06-01T00:00Z", "speed": 0}',
+            )
         moment = parse_moment(str(document["time"])) if "time" in document else self._clock.now_ms()
         speed = parse_speed(str(document["speed"])) if "speed" in document else self._clock.speed
         self._clock.set(moment, speed)

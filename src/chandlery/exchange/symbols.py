@@ -54,7 +54,9 @@ GENERATED: tuple[Listing, ...] = (
     Listing("DOT", "USDT", 3, 2, _at("2020-08-18T23:00"), price=7, volume=5_000, deviation=0.0009),
     Listing("AVAX", "USDT", 2, 2, _at("2020-09-22T06:30"), price=32, volume=1_100, deviation=0.0010),
     # Quiet: two minutes in three see no trade.
-    Listing("ZEC", "BNB", 3, 3, _at("2019-07-10T08:00"), price=0.1, volume=2, deviation=0.0012, activity=0.33),
+    Listing(
+        "ZEC", "BNB", 3, 3, _at("2019-07-10T08:00"), price=0.1, volume=2, deviation=0.0012, activity=0.33
+    ),
     # Young: a few days old on 2024-06-01.
     Listing("IO", "USDT", 3, 2, _at("2024-05-28T12:00"), price=4.1, volume=9_000, deviation=0.0016),
     # Delisted.
