@@ -42,7 +42,7 @@ check: setup-dev ## format, lint, types, layers, docs: everything but the tests
 #	$(BIN)/python tools/docs.py --check   # SWITCH ON with tools/docs.py
 
 prove: setup-dev ## the tests of what must be survived, with full counts (takes long)
-	@CHANDLERY_PROVE=full $(PYTEST) --timeout 7200 tests/survive $(ARGS)
+	@CHANDLERY_PROVE=full $(PYTEST) --timeout 7200 -o faulthandler_timeout=0 tests/survive $(ARGS)
 
 format: setup-dev ## put the code into shape
 	$(BIN)/ruff format

@@ -13,7 +13,7 @@ import pytest
 # Settings of whoever runs the tests, which no test may see.
 CLEARED_PREFIXES = ("CHANDLERY_", "EXCHANGE_", "INFLUXDB_", "XDG_")
 # How the tests are run, which every worker and every test may see.
-RUN_VARIABLES = ("CHANDLERY_PROVE", "CHANDLERY_SEED")
+RUN_VARIABLES = ("CHANDLERY_PROVE", "CHANDLERY_RECORDED", "CHANDLERY_SEED")
 
 ORIGINAL_ENVIRONMENT: Mapping[str, str] = MappingProxyType(dict(os.environ))
 
