@@ -20,6 +20,7 @@ from chandlery.errors import NoSuchSeries
 from chandlery.ledger import Account, Fact, Ledger, account, aligned, joined_accounts
 from chandlery.timeframe import Timeframe
 from chandlery.timerange import RangeSet, TimeRange
+from chandlery.when import LISTING, Moment, parse_when
 
 if TYPE_CHECKING:
     import numpy as np
