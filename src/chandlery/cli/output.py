@@ -105,6 +105,10 @@ class Output:
         """A line of text, which must be safe already (see `visible`)."""
         print(text, file=sys.stdout)
 
+    def flush(self) -> None:
+        """Hand what was written on to the reader now."""
+        sys.stdout.flush()
+
     def json(self, document: Any) -> None:
         """One JSON document."""
         print(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False), file=sys.stdout)

@@ -1,0 +1,286 @@
+"""verify: account for every slot of what is kept, and with --repair bring what is missing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from chandlery.cli import options as opt
+from chandlery.cli.fetch import Signed, WaitLock, backfill, say_store, source_of
+from chandlery.cli.interrupt import run_until_interrupted
+from chandlery.cli.output import Cell, Exit, Mark, Output
+from chandlery.cli.progress import RunProgress
+from chandlery.cli.runreport import exit_code_of_run, minute
+from chandlery.errors import DataPipelineError, UsageError
+
+if TYPE_CHECKING:
+    from chandlery.backfill import Want
+    from chandlery.config import Settings
+    from chandlery.ledger import Gap
+    from chandlery.stores.base import SeriesSummary, Store
+    from chandlery.verify import SeriesVerdict
+
+#: Faulty gaps that the table of people shows of a series where --gaps does not say.
+GAPS_SHOWN = 10
+
+Gaps = Annotated[
+    int | None,
+    typer.Option(
+        "--gaps",
+        metavar="N",
+        min=0,
+        help="List at most N gaps of each series (default: with --json 1,000, else the first that are not explained).",
+        show_default=False,
+    ),
+]
+Repair = Annotated[
+    bool,
+    typer.Option("--repair", help="Ask again for what is missing, refused or damaged, then verify again."),
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this file."""
+    app.command(
+        epilog=opt.example("chandlery verify BTC/USDT -t 1h --since 2024-01-01", "chandlery verify --repair")
+    )(verify)
+
+
+def verify(
+    symbols: opt.Symbols = None,
+    *,
+    timeframe: opt.KeptTimeframes = None,
+    since: opt.Since = None,
+    until: opt.Until = None,
+    repair: Repair = False,
+    gaps: Gaps = None,
+    exchange: opt.ExchangeId = None,
+    exchange_url: opt.ExchangeUrl = None,
+    signed: Signed = False,
+    store: opt.StoreUrl = None,
+    wait_lock: WaitLock = False,
+    as_json: opt.Json = False,
+    verbose: opt.Verbose = 0,
+    quiet: opt.Quiet = False,
+) -> None:
+    """Account for every slot of what is kept: stored, absent on the exchange, or missing.
+
+    Looks at the store only and asks nobody. Without --since and --until it looks at all that was ever asked for.
+    Exits with 0 only if nothing is missing, refused, invalid, there twice or unexplained.
+    """
+    out = Output(quiet=quiet, verbose=verbose)
+    settings = opt.settle(out, exchange=exchange, exchange_url=exchange_url, store=store)
+    with opt.open_kept(settings, out) as kept:
+        tasks = _tasks(kept, symbols or (), exchange, timeframe or (), since, until)
+        verdicts = [_verdict(kept, task) for task in tasks]
+        code = Exit.OK
+        if repair and not all(v.ok for v in verdicts):
+            code = _repair(
+                out,
+                settings,
+                kept,
+                list(zip(tasks, verdicts, strict=True)),
+                signed=signed,
+                wait_lock=wait_lock,
+            )
+            verdicts = [_verdict(kept, task) for task in tasks]
+    _tell(out, verdicts, gaps, as_json=as_json)
+    if code not in (Exit.OK, Exit.INCOMPLETE):
+        out.exit(code)
+    out.exit(Exit.OK if all(v.ok for v in verdicts) else Exit.INCOMPLETE)
+
+
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """One series and the bounds to look at, None where all that was asked for counts."""
+
+    kept: SeriesSummary
+    since: int | None
+    until: int | None
+
+
+def _tasks(
+    store: Store,
+    symbols: Sequence[str],
+    exchange: str | None,
+    timeframes: Sequence[str],
+    since: str | None,
+    until: str | None,
+) -> list[_Task]:
+    from chandlery.query import matching
+
+    return [
+        _Task(kept, *_bounds(store, kept, since, until))
+        for kept in matching(store, symbols, exchange=exchange, timeframes=timeframes)
+    ]
+
+
+def _bounds(
+    store: Store, kept: SeriesSummary, since: str | None, until: str | None
+) -> tuple[int | None, int | None]:
+    """The bounds in epoch ms; ages count from the exchange's time at the latest ask."""
+    from chandlery.ledger import State
+    from chandlery.when import LISTING, iso, parse_when
+
+    end = None if until is None else parse_when(until, now=kept.clock)
+    if since is None:
+        return None, end
+    if since.strip() == LISTING:
+        unlisted = store.ledger(kept.series).fact_ranges(State.BEFORE_LISTING)
+        return (unlisted.until if unlisted else kept.first), end
+    begin = parse_when(since, now=kept.clock)
+    if end is not None and begin >= end:
+        raise UsageError(
+            f"--since {iso(begin)} is not before --until {iso(end)}",
+            hint="ranges are half-open: [since, until)",
+        )
+    return begin, end
+
+
+def _verdict(store: Store, task: _Task) -> SeriesVerdict:
+    from chandlery.verify import verify_series
+
+    return verify_series(store, task.kept.series, since=task.since, until=task.until)
+
+
+# -- repair ----------------------------------------------------------------------------------------------------------
+
+
+def _repair(
+    out: Output,
+    settings: Settings,
+    store: Store,
+    looked: Sequence[tuple[_Task, SeriesVerdict]],
+    *,
+    signed: bool,
+    wait_lock: bool,
+) -> Exit:
+    """Ask again for what is wrong; returns the exit code of that run."""
+    say_store(out, store)
+    wants: dict[str, list[Want]] = {}
+    for task, verdict in looked:
+        want = _want(store, task, verdict)
+        if want is not None:
+            wants.setdefault(want.series.exchange, []).append(want)
+
+    async def run() -> Exit:
+        errors: list[DataPipelineError] = []
+        brought = series = 0
+        async with AsyncExitStack() as stack:
+            for exchange, some in wants.items():
+                series += len(some)
+                try:
+                    source = await stack.enter_async_context(
+                        source_of(settings, exchange=exchange, signed=signed)
+                    )
+                    run = backfill(settings, source, store, progress, wait_lock=wait_lock, repair=True)
+                    report = await run.run(some)
+                except DataPipelineError as error:
+                    out.error(error, about=exchange)
+                    errors += [error] * len(some)
+                    continue
+                brought += sum(s.written for s in report.series)
+                for one in report.series:
+                    if one.error is not None:
+                        out.error(one.error, about=str(one.series))
+                        errors.append(one.error)
+        out.say(f"repair brought {brought:,} candles")
+        return exit_code_of_run(errors, series, complete=True)
+
+    with RunProgress(out) as progress:
+        return run_until_interrupted(out, run)
+
+
+def _want(store: Store, task: _Task, verdict: SeriesVerdict) -> Want | None:
+    """The shortest range that holds everything that is wrong with a series; None if nothing is."""
+    from chandlery.backfill import Want
+    from chandlery.ledger import State
+
+    if verdict.ok:
+        return None
+    bad = [(g.since, g.until) for g in verdict.account.gaps if g.state in (State.MISSING, State.QUARANTINED)]
+    bad += [(p.range.since, p.range.until) for p in verdict.problems if p.range is not None]
+    if verdict.invalid or verdict.unexplained or not bad:
+        asked = store.ledger(task.kept.series).asked
+        bad += [(r.since, r.until) for r in asked]
+    if not bad:
+        return None
+    return Want(task.kept.series, min(since for since, _ in bad), max(until for _, until in bad))
+
+
+# -- telling ---------------------------------------------------------------------------------------------------------
+
+
+def _tell(out: Output, verdicts: Sequence[SeriesVerdict], gaps: int | None, *, as_json: bool) -> None:
+    from chandlery.verify import GAPS_LISTED
+
+    for verdict in verdicts:
+        for problem in verdict.problems:
+            out.warn(f"{verdict.series}: {problem.message}", hint=problem.hint)
+    if as_json:
+        listed = GAPS_LISTED if gaps is None else gaps
+        out.json({"ok": all(v.ok for v in verdicts), "series": [v.as_json(listed) for v in verdicts]})
+        return
+    out.table(*_table(verdicts))
+    rows = [row for verdict in verdicts for row in _gap_rows(verdict, gaps)]
+    if rows:
+        out.text()
+        out.table(["gaps of", "timeframe", "from", "to", "candles", "state", "reason"], rows)
+    bad = sum(not v.ok for v in verdicts)
+    out.say(
+        f"{len(verdicts) - bad:,} of {len(verdicts):,} series complete"
+        + ("" if not bad else "; --repair asks again")
+    )
+
+
+def _table(verdicts: Sequence[SeriesVerdict]) -> tuple[list[str], list[list[Cell]]]:
+    from chandlery.ledger import SLOTS
+
+    states = [
+        s for s in SLOTS if s.value in ("absent", "missing") or any(v.account.counts[s] for v in verdicts)
+    ]
+    faults = [f for f in ("duplicates", "invalid", "unexplained") if any(getattr(v, f) for v in verdicts)]
+    columns = ["", "exchange", "symbol", "timeframe", "first", "last", "expected", "stored"]
+    columns += [s.value.replace("_", " ") for s in states] + faults
+    rows = []
+    for v in verdicts:
+        row: list[Cell] = [
+            Mark("✅", "") if v.ok else Mark("❌", ""),
+            *(v.series.exchange, v.series.symbol, v.series.timeframe),
+        ]
+        row += [minute(v.first), minute(v.last), v.account.expected, stored_of(v)]
+        rows.append([*row, *(v.account.counts[s] for s in states), *(int(getattr(v, f)) for f in faults)])
+    return columns, rows
+
+
+def stored_of(verdict: SeriesVerdict) -> int:
+    """How many slots hold a candle."""
+    from chandlery.ledger import State
+
+    return verdict.account.counts[State.STORED]
+
+
+def _gap_rows(verdict: SeriesVerdict, gaps: int | None) -> list[list[Cell]]:
+    """The gaps to list: the first `gaps`, or where nothing is said the first few that are no part of the market."""
+    from chandlery.ledger import State
+
+    explained = (State.ABSENT, State.PENDING, State.BEFORE_LISTING, State.AFTER_END)
+    found: Sequence[Gap] = verdict.account.gaps
+    if gaps is None:
+        found = [g for g in found if g.state not in explained][:GAPS_SHOWN]
+    return [
+        [
+            verdict.series.symbol,
+            verdict.series.timeframe,
+            minute(g.since),
+            minute(g.until),
+            g.candles,
+            g.state.value.replace("_", " "),
+            g.reason,
+        ]
+        for g in found[:gaps]
+    ]

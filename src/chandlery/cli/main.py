@@ -1,0 +1,59 @@
+"""The command `chandlery`: all commands in one group. Bodies import late, so that --help is quick."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from chandlery.cli import check, demo, exchange, fetch, manage, read
+from chandlery.cli.output import Group, Output
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        Output().text(f"chandlery {version('chandlery')}")
+        raise typer.Exit
+
+
+def _root(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit."),
+    ] = False,
+) -> None:
+    """Complete, checked OHLCV candles from any exchange that ccxt speaks to, kept on disk.
+
+    With a proof that nothing is missing. Start with: chandlery demo
+    """
+
+
+def make_app() -> typer.Typer:
+    """The application with every command."""
+    app = typer.Typer(
+        cls=Group,
+        name="chandlery",
+        no_args_is_help=True,
+        add_completion=True,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+        epilog="Example:\n\nchandlery fetch BTC/USDT --since 2024-01-01",
+    )
+    app.callback()(_root)
+    fetch.register(app)
+    check.register(app)
+    read.register(app)
+    manage.register(app)
+    exchange.register(app)
+    demo.register(app)
+    return app
+
+
+app = make_app()
+
+
+def main() -> None:
+    """Run the command line."""
+    app()

@@ -1,0 +1,133 @@
+"""What a person sees of a run while it goes on: bars on a terminal, a line per series with -v elsewhere; all on stderr."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Self
+
+from chandlery.cli.output import Output, visible
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as Bars
+    from rich.progress import TaskID
+
+    from chandlery.candle import SeriesId
+    from chandlery.report import SeriesReport
+
+#: Series that have a bar of their own at once; the others wait in line or are in the sum.
+BARS = 10
+
+
+@dataclass(slots=True)
+class _Line:
+    """One series under way."""
+
+    slots: int
+    done: int = 0
+    bar: TaskID | None = None
+
+
+@dataclass
+class RunProgress:
+    """A `chandlery.report.Progress` for people. Use it as a context manager; it takes the terminal while it is open."""
+
+    out: Output
+    under_way: dict[SeriesId, _Line] = field(default_factory=dict)
+    finished_series: int = 0
+    slots_done: int = 0
+    _waiting: deque[SeriesId] = field(default_factory=deque)
+    _bars: Bars | None = None
+    _total: TaskID | None = None
+    _began: float = field(default_factory=time.monotonic)
+
+    def __enter__(self) -> Self:
+        if self.out.stderr_is_terminal and not self.out.quiet:
+            self._bars = _new_bars(self.out)
+            self._bars.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self._bars is not None:
+            self._bars.stop()
+            self._bars = None
+
+    # -- called by the run -------------------------------------------------------------------------------------------
+
+    def started(self, series: SeriesId, slots: int) -> None:
+        """A series is begun; so many slots are to be asked for."""
+        self.under_way[series] = _Line(slots)
+        if self._bars is None or not slots:
+            return
+        self._waiting.append(series)
+        self._show_more()
+        self._sum_up()
+
+    def advanced(self, series: SeriesId, slots: int) -> None:
+        """So many more slots of it are answered."""
+        line = self.under_way.get(series)
+        self.slots_done += slots
+        if line is None:
+            return
+        line.done = min(line.slots, line.done + slots)
+        if self._bars is not None and line.bar is not None:
+            self._bars.update(line.bar, completed=line.done)
+            self._sum_up()
+
+    def note(self, series: SeriesId | None, text: str) -> None:
+        """Something worth telling a person."""
+        self.out.note(text if series is None else f"{series}: {text}")
+
+    def finished(self, report: SeriesReport) -> None:
+        """A series is done, well or not."""
+        line = self.under_way.pop(report.series, None)
+        self.finished_series += 1
+        if self._bars is not None and line is not None and line.bar is not None:
+            self._bars.remove_task(line.bar)
+            self._show_more()
+        self.out.debug(f"{report.series}: {report.fetched:,} candles arrived, {report.written:,} new")
+
+    # -- bars --------------------------------------------------------------------------------------------------------
+
+    def _show_more(self) -> None:
+        assert self._bars is not None
+        shown = sum(line.bar is not None for line in self.under_way.values())
+        while self._waiting and shown < BARS:
+            series = self._waiting.popleft()
+            line = self.under_way.get(series)
+            if line is not None:
+                line.bar = self._bars.add_task(visible(series), total=line.slots, completed=line.done)
+                shown += 1
+
+    def _sum_up(self) -> None:
+        """A bar for everything, once there are more series than bars."""
+        assert self._bars is not None
+        if self._total is None:
+            if not self._waiting:
+                return
+            self._total = self._bars.add_task("all series", total=None)
+        left = sum(line.slots - line.done for line in self.under_way.values())
+        self._bars.update(self._total, total=self.slots_done + left, completed=self.slots_done)
+
+
+def _new_bars(out: Output) -> Bars:
+    from rich import progress
+
+    class Rate(progress.ProgressColumn):
+        """Candles a second."""
+
+        def render(self, task: progress.Task) -> str:
+            speed = task.finished_speed or task.speed
+            return "" if speed is None else f"{speed:,.0f} candles/s"
+
+    return progress.Progress(
+        progress.TextColumn("{task.description}", markup=False),
+        progress.BarColumn(bar_width=None),
+        progress.TaskProgressColumn(),
+        Rate(),
+        progress.TimeRemainingColumn(compact=True),
+        console=out.console(),
+        transient=True,
+        expand=True,
+    )

@@ -1,0 +1,142 @@
+"""What a run came to, told to people and scripts: the tables of fetch and plan, and their exit codes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from chandlery.cli.output import Cell, Exit, Mark, Output
+from chandlery.errors import DatabaseError, DataPipelineError, ExchangeError, SeriesLocked, UsageError
+
+if TYPE_CHECKING:
+    from chandlery.report import PlanReport, RunReport, SeriesReport
+
+_ORDINARY = ("stored",)
+
+
+def exit_code(report: RunReport) -> Exit:
+    """The first that holds of 4, 5, 3, 1, 0."""
+    errors = [s.error for s in report.series if s.error is not None]
+    return exit_code_of_run(errors, len(report.series), complete=report.ok)
+
+
+def exit_code_of_run(errors: Sequence[DataPipelineError], series: int, *, complete: bool) -> Exit:
+    """The exit code of a run over so many series, of which some ended with an error.
+
+    An unknown symbol among good ones counts as incomplete. 3 says that the exchange let none of the known ones go on.
+    """
+    if any(isinstance(e, DatabaseError) and not isinstance(e, SeriesLocked | UsageError) for e in errors):
+        return Exit.STORE
+    if any(isinstance(e, SeriesLocked) for e in errors):
+        return Exit.LOCKED
+    stopped = sum(isinstance(e, ExchangeError) and not isinstance(e, UsageError) for e in errors)
+    unknown = sum(isinstance(e, UsageError) for e in errors)
+    if stopped and stopped == series - unknown:
+        return Exit.EXCHANGE
+    return Exit.OK if complete and not errors else Exit.INCOMPLETE
+
+
+def minute(moment: int | None) -> str | None:
+    """Epoch ms as `2024-01-01 00:00` (UTC), with seconds only where there are any."""
+    from chandlery.when import iso
+
+    if moment is None:
+        return None
+    text = iso(moment).replace("T", " ").removesuffix("Z")
+    return text.removesuffix(":00") if len(text) == len("2024-01-01 00:00:00") else text
+
+
+def tell_run(out: Output, report: RunReport, *, as_json: bool) -> None:
+    """What fetch did: the table or the document on stdout, errors and the sum on stderr."""
+    for series in report.series:
+        if series.error is not None:
+            out.error(series.error, about=str(series.series))
+    if as_json:
+        out.json(report.as_json())
+        return
+    shown = [s for s in report.series if s.span or s.error is None]
+    if shown:
+        out.table(*_run_table(shown))
+    fetched, new = sum(s.fetched for s in report.series), sum(s.written for s in report.series)
+    words = f"fetched {fetched:,} candles, {new:,} new, in {report.requests:,} requests and {report.seconds:.1f} s"
+    if report.retries:
+        words += f", {report.retries:,} retries"
+    out.say(words)
+
+
+def _run_table(series: Sequence[SeriesReport]) -> tuple[list[str], list[list[Cell]]]:
+    from chandlery.ledger import SLOTS
+
+    # absent, missing and pending always; the rarer states where there are any.
+    states = [
+        state
+        for state in SLOTS
+        if state.value in ("absent", "missing") or any(s.counts[state] for s in series)
+    ]
+    columns = ["exchange", "symbol", "timeframe", "from", "to", "fetched", "new"]
+    columns += [state.value.replace("_", " ") for state in states] + [""]
+    rows: list[list[Cell]] = []
+    for s in series:
+        start: list[Cell] = [s.series.exchange, s.series.symbol, s.series.timeframe]
+        start += [minute(s.span.since), minute(s.span.until), s.fetched, s.written]
+        verdict = Mark("complete", "green") if s.ok else Mark("failed" if s.error else "incomplete", "red")
+        rows.append([*start, *(s.counts[state] for state in states), verdict])
+    return columns, rows
+
+
+def tell_plan(out: Output, report: PlanReport, *, as_json: bool) -> None:
+    """What fetch would do."""
+    for series in report.series:
+        if series.error is not None:
+            out.error(series.error, about=str(series.series))
+    if as_json:
+        out.json(report.as_json())
+        return
+    rows: list[list[Cell]] = [
+        [
+            s.series.exchange,
+            s.series.symbol,
+            s.series.timeframe,
+            minute(r.range.since),
+            minute(r.range.until),
+            s.series.frame.count(r.range.since, r.range.until),
+            r.requests,
+            r.via,
+        ]
+        for s in report.series
+        for r in s.ranges
+    ]
+    if rows:
+        out.table(["exchange", "symbol", "timeframe", "from", "to", "candles", "requests", "via"], rows)
+    candles = sum(int(str(row[5])) for row in rows)
+    if not rows and all(s.error is None for s in report.series):
+        out.say("everything is there: fetch would ask for no candles")
+        return
+    size = size_of(candles)
+    out.say(
+        f"at least {report.requests:,} requests, weight {report.weight:,.0f}, {duration(report.seconds)}; "
+        f"at most {candles:,} candles, about {size} on disk"
+    )
+
+
+#: Bytes that a sealed candle takes on disk, about.
+BYTES_A_CANDLE = 30
+
+
+def size_of(candles: int) -> str:
+    """About what so many candles take on disk."""
+    size = float(candles * BYTES_A_CANDLE)
+    for unit in ("B", "kB", "MB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}"
+        size /= 1000
+    return f"{size:,.1f} GB"
+
+
+def duration(seconds: float) -> str:
+    """A length of time for people."""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    if seconds < 3600:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"
