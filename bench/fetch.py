@@ -38,14 +38,31 @@ def warm(url: str, since: int, until: int) -> None:
 
 def chandlery(url: str, since: int, until: int, folder: Path) -> Measured:
     """Fetch into a fresh embedded store."""
-    command = [sys.executable, "-m", "chandlery", "fetch", *SYMBOLS, "-t", "1m", "--since", str(since), "--until", str(until)]
+    command = [
+        sys.executable,
+        "-m",
+        "chandlery",
+        "fetch",
+        *SYMBOLS,
+        "-t",
+        "1m",
+        "--since",
+        str(since),
+        "--until",
+        str(until),
+    ]
     command += ["--store", str(folder / "candles"), "--exchange-url", url, "--json", "-q"]
     return measure(command, env={"CHANDLERY_STATE": str(folder / "state")})
 
 
 def freqtrade(url: str, since: int, until: int, folder: Path, bin_folder: Path) -> Measured:
     """Download into freqtrade's default format."""
-    api = {"public": f"{url}/api/v3", "private": f"{url}/api/v3", "v1": f"{url}/api/v1", "sapi": f"{url}/sapi/v1"}
+    api = {
+        "public": f"{url}/api/v3",
+        "private": f"{url}/api/v3",
+        "v1": f"{url}/api/v1",
+        "sapi": f"{url}/sapi/v1",
+    }
     api |= {"fapiPublic": f"{url}/fapi/v1", "dapiPublic": f"{url}/dapi/v1"}
     client = {"enableRateLimit": False, "urls": {"api": api}}
     config = {
@@ -57,9 +74,20 @@ def freqtrade(url: str, since: int, until: int, folder: Path, bin_folder: Path) 
     }  # fmt: skip
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps(config))
-    subprocess.run([bin_folder / "freqtrade", "create-userdir", "--userdir", folder / "user"], check=True, capture_output=True)
+    subprocess.run(
+        [bin_folder / "freqtrade", "create-userdir", "--userdir", folder / "user"],
+        check=True,
+        capture_output=True,
+    )
     span = f"{since // 1000}-{until // 1000}"
-    command = [bin_folder / "freqtrade", "download-data", "-c", folder / "config.json", "--userdir", folder / "user"]
+    command = [
+        bin_folder / "freqtrade",
+        "download-data",
+        "-c",
+        folder / "config.json",
+        "--userdir",
+        folder / "user",
+    ]
     command += ["--timeframes", "1m", "--timerange", span, "--pairs", *SYMBOLS]
     return measure(command, cwd=folder)
 
@@ -75,7 +103,9 @@ def same_candles(ours: Path, theirs: Path, since: int, until: int) -> int:
         for symbol in SYMBOLS:
             mine = store.read(SeriesId("binance", symbol, "1m"), since, until)
             path = next(theirs.rglob(f"{symbol.replace('/', '_')}-1m.feather"))
-            other = pl.read_ipc(path).select(pl.col("date").cast(pl.Datetime("ms", "UTC")).alias("time"), pl.exclude("date"))
+            other = pl.read_ipc(path).select(
+                pl.col("date").cast(pl.Datetime("ms", "UTC")).alias("time"), pl.exclude("date")
+            )
             other = other.filter(pl.col("time").dt.epoch("ms").is_between(since, until, closed="left"))
             if not mine.equals(other):
                 raise SystemExit(f"{symbol}: {mine.height} candles here, {other.height} there, not the same")
@@ -85,7 +115,9 @@ def same_candles(ours: Path, theirs: Path, since: int, until: int) -> int:
 
 def main() -> None:
     """Measure and print one table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--candles", type=int, default=250_000, help="candles of each of the four symbols")
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--only", choices=["chandlery", "freqtrade"])
@@ -106,7 +138,9 @@ def main() -> None:
                 if options.only != "chandlery":
                     found["freqtrade"].append(freqtrade(url, since, END, theirs, bin_folder))
                 if options.only is None:
-                    print(f"run {run + 1}: the same {same_candles(ours / 'candles', theirs, since, END):,} candles")
+                    print(
+                        f"run {run + 1}: the same {same_candles(ours / 'candles', theirs, since, END):,} candles"
+                    )
                 shutil.rmtree(ours, ignore_errors=True)
                 shutil.rmtree(theirs, ignore_errors=True)
     finally:
@@ -116,12 +150,16 @@ def main() -> None:
 
 def report(found: dict[str, list[Measured]], candles: int) -> None:
     """Medians, and the ratios asked for: at most 0.7 of the wall time and 0.9 of the CPU seconds."""
-    print(f"\n{candles:,} candles of 1m, {len(SYMBOLS)} symbols, no limits, no latency; medians\n{machine()}\n")
+    print(
+        f"\n{candles:,} candles of 1m, {len(SYMBOLS)} symbols, no limits, no latency; medians\n{machine()}\n"
+    )
     print(f"{'':12}{'wall s':>9}{'CPU s':>9}{'peak MB':>9}{'candles per CPU s':>20}")
     middle: dict[str, tuple[float, float]] = {}
     for name, runs in found.items():
         if runs:
-            wall, cpu, peak = (statistics.median(getattr(r, key) for r in runs) for key in ("wall", "cpu", "peak_mb"))
+            wall, cpu, peak = (
+                statistics.median(getattr(r, key) for r in runs) for key in ("wall", "cpu", "peak_mb")
+            )
             middle[name] = (wall, cpu)
             print(f"{name:12}{wall:9.2f}{cpu:9.2f}{peak:9.0f}{candles / cpu:20,.0f}")
     if len(middle) == 2:

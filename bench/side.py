@@ -33,7 +33,9 @@ class Measured:
     output: str
 
 
-def measure(command: Sequence[str | Path], *, cwd: Path | None = None, env: dict[str, str] | None = None) -> Measured:
+def measure(
+    command: Sequence[str | Path], *, cwd: Path | None = None, env: dict[str, str] | None = None
+) -> Measured:
     """Run a command to its end; raises RuntimeError with what it printed if it fails."""
     began = time.monotonic()
     process = subprocess.Popen(
@@ -52,7 +54,9 @@ def measure(command: Sequence[str | Path], *, cwd: Path | None = None, env: dict
 
 
 @contextlib.contextmanager
-def exchange(symbols: Sequence[str], *, clock: str, limit: int = 0, faults: Sequence[str] = ()) -> Iterator[str]:
+def exchange(
+    symbols: Sequence[str], *, clock: str, limit: int = 0, faults: Sequence[str] = ()
+) -> Iterator[str]:
     """A local exchange in its own process; gives its URL."""
     command = [sys.executable, "-c", SERVER, str(limit), clock, ",".join(symbols), *faults]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)

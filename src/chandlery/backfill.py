@@ -7,6 +7,7 @@ the next page counts, so a run may be ended at any moment and goes on where it s
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import time
 from collections.abc import Iterator, Sequence
@@ -128,7 +129,9 @@ class Backfill:
             if job.report.error is None:
                 for part in self._left(job, now, self._ledger(job.series)):
                     estimate = await self.source.estimate(job.series, part)
-                    ranges.append(PlannedRange(part, estimate.via, estimate.requests, estimate.weight, estimate.seconds))
+                    ranges.append(
+                        PlannedRange(part, estimate.via, estimate.requests, estimate.weight, estimate.seconds)
+                    )
             plans.append(SeriesPlan(job.series, job.span, ranges, job.report.error))
         return PlanReport(plans)
 
@@ -171,7 +174,8 @@ class Backfill:
             since = await self.source.listing(series)
             if since is None:
                 raise ExchangeError(
-                    f"{series} has no candle on {series.exchange} from which to begin", hint="give --since a date"
+                    f"{series} has no candle on {series.exchange} from which to begin",
+                    hint="give --since a date",
                 )
         if since >= until:
             what = "in the future" if since >= now else "not before until"
@@ -216,7 +220,8 @@ class Backfill:
         except Exception as error:  # one broken series must not end the others
             log.exception("%s failed", job.series)
             report.error = DataPipelineError(
-                f"{job.series} failed: {type(error).__name__}: {error}", hint="please report this with its traceback"
+                f"{job.series} failed: {type(error).__name__}: {error}",
+                hint="please report this with its traceback",
             )
         try:
             account = await asyncio.to_thread(
@@ -252,24 +257,29 @@ class Backfill:
                 except DataPipelineError as error:
                     failed.append(error)
 
-        parts = [p for r in await self._from_listing(job) for p in _split(r, job.series)]
+        parts = [p for r in await self._from_listing(job, door) for p in _split(r, job.series)]
         async with asyncio.TaskGroup() as group:
             for part in parts:
                 group.create_task(walk(part))
         if failed:
             raise failed[0]
 
-    async def _from_listing(self, job: _Job) -> RangeSet:
+    async def _from_listing(self, job: _Job, door: Door) -> RangeSet:
         """What is left, without what lies before the listing: worth asking before years are walked."""
-        frame = job.series.frame
-        if not job.left or frame.count(job.left.since, job.left.until) < SLOTS_A_WALK:
-            return job.left
-        if self.store.opens(job.series, TimeRange(min(0, job.left.since), job.left.since + 1)).size:
-            return job.left
+        left, frame = job.left, job.series.frame
+        if not left or frame.count(left.since, left.until) < SLOTS_A_WALK:
+            return left
+        answered = self._ledger(job.series).answered_ranges
+        if answered and answered.since < left.since:
+            return left  # there was something before
         listed = await self.source.listing(job.series)
-        if listed is None:
-            return job.left
-        return job.left & RangeSet.of(frame.add(listed, -1), max(listed, job.left.until))
+        if listed is None or listed <= left.since:
+            return left
+        for part in left & RangeSet.of(left.since, listed):
+            reason = f"the first candle of {job.series.symbol} opens at {iso(listed)}"
+            await door.put(SeriesFact(job.series, Fact(part, State.BEFORE_LISTING, reason)))
+            self.progress.advanced(job.series, frame.count(part.since, part.until))
+        return left & RangeSet.of(listed, max(listed, left.until))
 
     async def _walk(self, job: _Job, part: TimeRange, now: int, door: Door) -> None:
         """One walk: the next page is on its way while the last one is being committed."""
@@ -280,11 +290,17 @@ class Backfill:
             async for found in pages:
                 if committing is not None:
                     self._count(job.report, await committing)
-                entry = SeriesFact(job.series, found) if isinstance(found, Fact) else Page(found, repair=self.repair)
+                entry = (
+                    SeriesFact(job.series, found)
+                    if isinstance(found, Fact)
+                    else Page(found, repair=self.repair)
+                )
                 committing = asyncio.create_task(door.put(entry))
                 if isinstance(found, CandlePage):
                     job.report.fetched += found.candles.height
-                    self.progress.advanced(job.series, frame.count(found.answered.since, found.answered.until))
+                    self.progress.advanced(
+                        job.series, frame.count(found.answered.since, found.answered.until)
+                    )
                 else:
                     self.progress.advanced(job.series, frame.count(found.range.since, found.range.until))
         finally:
@@ -302,7 +318,7 @@ def _split(span: TimeRange, series: SeriesId) -> Iterator[TimeRange]:
     slots = frame.count(span.since, span.until)
     parts = max(1, min(WALKS, slots // SLOTS_A_WALK))
     edges = [frame.add(span.since, slots * n // parts) for n in range(parts)] + [span.until]
-    for since, until in zip(edges, edges[1:], strict=False):
+    for since, until in itertools.pairwise(edges):
         yield TimeRange(since, until)
 
 

@@ -6,6 +6,7 @@ or the OOM killer would: no handler runs, nothing is flushed. Without the variab
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 
@@ -23,16 +24,13 @@ NAMES = (
 )
 
 _name, _, _count = os.environ.get("CHANDLERY_FAILPOINT", "").partition(":")
-_left = int(_count or "1") if _name else 0
+_passings = itertools.count(1)
+_fatal = int(_count or "1")
 if _name and _name not in NAMES:
     raise ValueError(f"CHANDLERY_FAILPOINT names no failpoint: {_name!r} (there are {', '.join(NAMES)})")
 
 
 def failpoint(name: str) -> None:
     """Die here if the environment says so."""
-    global _left
-    if name != _name:
-        return
-    _left -= 1
-    if _left <= 0:
+    if name == _name and next(_passings) >= _fatal:
         os.kill(os.getpid(), signal.SIGKILL)

@@ -92,7 +92,7 @@ class Door:
         """Commit a batch; if the store refuses it, each entry alone, so that one bad entry spoils no other."""
         try:
             written = self.store.write([entry for entry, _ in batch]) if batch else []
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, who waits must hear of it
             if len(batch) == 1:
                 batch[0][1].set_exception(_as_ours(error))
                 return
@@ -118,7 +118,9 @@ class Door:
 def _as_ours(error: Exception) -> Exception:
     if isinstance(error, DataPipelineError):
         return error
-    wrapped = DatabaseError(f"the store failed: {type(error).__name__}: {error}", hint="please report this with its traceback")
+    wrapped = DatabaseError(
+        f"the store failed: {type(error).__name__}: {error}", hint="please report this with its traceback"
+    )
     wrapped.__cause__ = error
     return wrapped
 

@@ -144,7 +144,10 @@ def _owed(ledger: Ledger, now: int, recheck: int) -> RangeSet:
     owed: list[TimeRange] = []
     for answer in ledger.answered:
         if answer.at is not None:
-            since = max(answer.range.since, first_unconfirmed(ledger.timeframe, answer.at, min(recheck, CONFIRMED_AFTER)))
+            since = max(
+                answer.range.since,
+                first_unconfirmed(ledger.timeframe, answer.at, min(recheck, CONFIRMED_AFTER)),
+            )
             if since < answer.range.until:
                 owed.append(TimeRange(since, answer.range.until))
         if recheck > CONFIRMED_AFTER:
@@ -170,7 +173,12 @@ def with_answer(ledger: Ledger, answered: TimeRange, at: int) -> tuple[Answered,
         Answered(part, stamp)
         for part, stamp in (
             (answered.intersect(TimeRange(answered.since, max(answered.since, final_until))), None),
-            (answered.intersect(TimeRange(max(answered.since, min(final_until, answered.until)), answered.until)), at),
+            (
+                answered.intersect(
+                    TimeRange(max(answered.since, min(final_until, answered.until)), answered.until)
+                ),
+                at,
+            ),
         )
         if part is not None
     ]
@@ -253,7 +261,9 @@ def joined_accounts(parts: Sequence[Account]) -> Account:
     return Account(sum(p.expected for p in parts), counts, tuple(gaps))
 
 
-def _runs(frame: Timeframe, part: TimeRange, taken: NDArray[np.int64], state: State, reason: str) -> list[Gap]:
+def _runs(
+    frame: Timeframe, part: TimeRange, taken: NDArray[np.int64], state: State, reason: str
+) -> list[Gap]:
     """The runs of slots of `part` that `taken` (ascending open times in it) leaves free."""
     import numpy as np
 
@@ -261,7 +271,13 @@ def _runs(frame: Timeframe, part: TimeRange, taken: NDArray[np.int64], state: St
     slots = np.concatenate(([first - 1], frame.slots(taken), [last]))
     before = np.flatnonzero(np.diff(slots) > 1)
     return [
-        Gap(frame.open_of(int(slots[i]) + 1), frame.open_of(int(slots[i + 1])), int(slots[i + 1] - slots[i]) - 1, state, reason)
+        Gap(
+            frame.open_of(int(slots[i]) + 1),
+            frame.open_of(int(slots[i + 1])),
+            int(slots[i + 1] - slots[i]) - 1,
+            state,
+            reason,
+        )
         for i in before
     ]
 

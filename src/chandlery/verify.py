@@ -10,7 +10,7 @@ from chandlery.ledger import Account, State, aligned
 from chandlery.report import series_json, slots_json
 from chandlery.stores.base import Problem, Store, pieces
 from chandlery.timerange import RangeSet
-from chandlery.validate import faulty
+from chandlery.validate import check_rows
 from chandlery.when import iso
 
 #: How many gaps the JSON output lists unless told otherwise.
@@ -27,7 +27,9 @@ class SeriesVerdict:
     account: Account
     duplicates: int
     invalid: int  # rows that cannot be candles: off the grid, not numbers, low above high
-    unexplained: int  # slots that no state accounts for, rows that the store says it holds and cannot give back
+    unexplained: (
+        int  # slots that no state accounts for, rows that the store says it holds and cannot give back
+    )
     problems: tuple[Problem, ...]
     reach_asked: bool  # whether the caller said since when, so that what is out of reach counts as not there
 
@@ -35,7 +37,13 @@ class SeriesVerdict:
     def ok(self) -> bool:
         """Whether every slot is accounted for and nothing is wrong with what is there."""
         counts = self.account.counts
-        bad = counts[State.MISSING] + counts[State.QUARANTINED] + self.invalid + self.duplicates + self.unexplained
+        bad = (
+            counts[State.MISSING]
+            + counts[State.QUARANTINED]
+            + self.invalid
+            + self.duplicates
+            + self.unexplained
+        )
         if self.reach_asked:
             bad += counts[State.OUT_OF_REACH]
         return bad == 0 and not self.problems
@@ -112,7 +120,7 @@ def _look(store: Store, series: SeriesId, wanted: RangeSet) -> tuple[int, int | 
                 opens = candles["time"].to_physical()
                 first = int(opens[0]) if first is None else first
                 last = int(opens[-1])
-                invalid += faulty(candles, series.frame)
+                invalid += candles.height - check_rows(candles, series.frame).good.height
     return invalid, first, last
 
 

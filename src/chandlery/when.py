@@ -29,7 +29,8 @@ def parse_when(value: Moment, *, now: int) -> int:
     moment = _read(value, now)
     if not _EARLIEST <= moment < _LATEST:
         raise UsageError(
-            f"not a time between 1970 and 2200: {value!r}", hint="epoch times are in milliseconds, not seconds or microseconds"
+            f"not a time between 1970 and 2200: {value!r}",
+            hint="epoch times are in milliseconds, not seconds or microseconds",
         )
     return moment
 

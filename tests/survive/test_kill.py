@@ -85,14 +85,18 @@ def check_after_kill(folder: Path, truth: pl.DataFrame) -> None:
         except NoSuchSeries:
             return  # killed before the ask was committed: nothing was asked
         stored = store.candles(SERIES)
-    assert stored.join(truth, on=stored.columns, how="anti").is_empty(), "a stored candle is not the exchange's"
+    assert stored.join(truth, on=stored.columns, how="anti").is_empty(), (
+        "a stored candle is not the exchange's"
+    )
     assert verdict.account.expected == SLOTS
     assert verdict.unexplained == 0
     assert not verdict.problems
     there = stored["time"]
     for gap in verdict.account.gaps:
         span = TimeRange(gap.since, gap.until)
-        in_truth = truth.filter(pl.col("time").dt.epoch("ms").is_between(span.since, span.until, closed="left"))
+        in_truth = truth.filter(
+            pl.col("time").dt.epoch("ms").is_between(span.since, span.until, closed="left")
+        )
         if gap.state is State.ABSENT:
             assert in_truth.is_empty(), "a candle that the exchange has is called absent"
         else:
@@ -119,7 +123,9 @@ def check_healed(exchange: LocalExchange, folder: Path, expected: str, seed_note
     assert klines_asked(exchange) == before, f"{seed_note}: a complete series was asked for again"
     assert json.loads(out)["series"][0]["written"] == 0
     with open_store(folder, create=False) as store:
-        assert max(entry.seq for entry in store.journal()) == last, f"{seed_note}: a complete series was written"
+        assert max(entry.seq for entry in store.journal()) == last, (
+            f"{seed_note}: a complete series was written"
+        )
         assert digest(store, [SERIES]) == expected
     assert not list(folder.rglob("*.tmp*")), f"{seed_note}: temporary files are left"
 
@@ -182,6 +188,8 @@ def test_killed_between_requests(
             time.sleep(0.0005)
         process.kill()
         process.communicate(timeout=60)
-        assert process.returncode == -signal.SIGKILL, f"seed {seed}: the run was over before request {request}"
+        assert process.returncode == -signal.SIGKILL, (
+            f"seed {seed}: the run was over before request {request}"
+        )
         check_after_kill(folder, truth)
         check_healed(exchange, folder, unbroken, f"seed {seed}, request {request}")

@@ -86,12 +86,19 @@ def test_file_comes_out_as_it_went_in(
     out = tmp_path / "export.csv"
     subprocess.run([*command, "export", *shared, "-o", str(out)], check=True, timeout=120)
     with gzip.open(folder / NAME, "rb") as file:
-        given = pl.read_csv(file.read(), schema_overrides=dict.fromkeys(["open", "high", "low", "close", "volume"], pl.Float64))
-    exported = pl.read_csv(out, schema_overrides=dict.fromkeys(["open", "high", "low", "close", "volume"], pl.Float64))
+        given = pl.read_csv(
+            file.read(),
+            schema_overrides=dict.fromkeys(["open", "high", "low", "close", "volume"], pl.Float64),
+        )
+    exported = pl.read_csv(
+        out, schema_overrides=dict.fromkeys(["open", "high", "low", "close", "volume"], pl.Float64)
+    )
     assert exported.columns == ["timestamp", "open", "high", "low", "close", "volume"]
     assert np.array_equal(exported.to_numpy(), given.select(pl.nth(range(6))).to_numpy())
 
-    found = subprocess.run([*command, "verify", *shared, "--json"], check=True, timeout=120, stdout=subprocess.PIPE)
+    found = subprocess.run(
+        [*command, "verify", *shared, "--json"], check=True, timeout=120, stdout=subprocess.PIPE
+    )
     verdict = json.loads(found.stdout)["series"][0]
     assert (verdict["gaps_total"], verdict["absent"], verdict["missing"]) == (GAPS, ABSENT, 0)
     longest = max(verdict["gaps"], key=lambda gap: gap["candles"])

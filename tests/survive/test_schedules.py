@@ -101,7 +101,9 @@ def test_fault_schedules(
             incomplete.append(drawn)
         else:
             assert asked >= PAGES, note
-    assert len(incomplete) <= schedules * 0.01, f"seed {seed}: incomplete schedules {incomplete} of {schedules}"
+    assert len(incomplete) <= schedules * 0.01, (
+        f"seed {seed}: incomplete schedules {incomplete} of {schedules}"
+    )
 
 
 def check(report: RunReport, folder: Path, truth: pl.DataFrame, expected: str, note: str) -> None:

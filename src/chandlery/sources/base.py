@@ -82,7 +82,9 @@ class Source(ABC):
         """The open time of the series' first candle, None if it has none. At most 20 requests."""
 
     @abstractmethod
-    def pages(self, series: SeriesId, span: TimeRange, *, now: int, settle: int) -> AsyncIterator[CandlePage | Fact]:
+    def pages(
+        self, series: SeriesId, span: TimeRange, *, now: int, settle: int
+    ) -> AsyncIterator[CandlePage | Fact]:
         """Walk `span` (aligned, settled at `now`) upwards and yield what can be said of it.
 
         The pages' `answered` ranges lie in `span`, ascend and do not overlap, except that the first may begin one
