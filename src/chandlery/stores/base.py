@@ -14,9 +14,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Self
 
 from chandlery.candle import CandlePage, Rejected, SeriesId, no_candles
-from chandlery.errors import UsageError
+from chandlery.errors import NoSuchSeries, UsageError
 from chandlery.fill import checked_fill, filled
-from chandlery.errors import NoSuchSeries
 from chandlery.ledger import Account, Fact, Ledger, account, aligned, joined_accounts
 from chandlery.timeframe import Timeframe
 from chandlery.timerange import RangeSet, TimeRange
@@ -278,7 +277,8 @@ class Store(ABC):
             end = parse_when(until, now=ledger.clock)
         if first > end:
             raise UsageError(
-                f"the range ends before it begins: since {since}, until {until}", hint="swap --since and --until"
+                f"the range ends before it begins: since {since}, until {until}",
+                hint="swap --since and --until",
             )
         return TimeRange(first, end)
 
