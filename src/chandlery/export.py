@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import re
 import secrets
 import stat
 from collections.abc import Iterator, Sequence
@@ -252,7 +253,7 @@ def _mode_of(target: Path, named: Path) -> int | None:
 
 def _cannot_begin(path: Path, error: OSError) -> DataPipelineError:
     if error.errno in _FULL:
-        return StoreFull(f"no space left for {path}", hint="free some space; what was there before is untouched")
+        return _full(str(path))
     return UsageError(f"cannot write {path}: {error.strerror}", hint="choose another folder, or change its rights")
 
 
@@ -269,19 +270,22 @@ def _write_errors_named(what: str) -> Iterator[None]:
     """Turn what a full disk says, through Python or through polars, into errors of ours that name the file."""
     try:
         yield
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        if error.errno in _FULL:
+    except (OSError, pl.exceptions.ComputeError) as error:
+        code = _os_error(error)
+        if code == errno.EPIPE:
+            # Not the disk: whoever read our output stopped reading.
+            raise BrokenPipeError(code, os.strerror(code)) from error
+        if code in _FULL:
             raise _full(what) from error
-        raise DatabaseError(f"cannot write {what}: {error.strerror or error}", hint="look at the disk") from error
-    except pl.exceptions.ComputeError as error:
-        text = str(error)
-        if any(f"(os error {code})" in text for code in _FULL):
-            raise _full(what) from error
-        if f"(os error {errno.EPIPE})" in text:
-            raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE)) from error
-        raise DatabaseError(f"cannot write {what}: {text}", hint="look at the disk") from error
+        raise DatabaseError(f"cannot write {what}: {error}", hint="look at the disk") from error
+
+
+def _os_error(error: Exception) -> int | None:
+    """The system's number of an error; polars has it in the text only."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno
+    told = re.search(r"\(os error (\d+)\)", str(error))
+    return int(told[1]) if told else None
 
 
 def _full(what: str) -> StoreFull:
