@@ -67,9 +67,9 @@ def verify(
     verbose: opt.Verbose = 0,
     quiet: opt.Quiet = False,
 ) -> None:
-    """Account for every slot of what is kept: stored, absent on the exchange, or missing.
+    """Account for every slot of what is kept.
 
-    Looks at the store only and asks nobody. Without --since and --until it looks at all that was ever asked for.
+    Each is stored, absent on the exchange, missing, or not there for another known reason. Looks at the store only. Without --since and --until it looks at all that was ever asked for.
     Exits with 0 only if nothing is missing, refused, invalid, there twice or unexplained.
     """
     out = Output(quiet=quiet, verbose=verbose)

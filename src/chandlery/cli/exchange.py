@@ -73,9 +73,9 @@ def exchange(
     verbose: opt.Verbose = 0,
     quiet: opt.Quiet = False,
 ) -> None:
-    """Run a local exchange: a server in the shape of Binance's, to try programs on without a network.
+    """Run a local exchange, to try programs on.
 
-    The market is generated and the same for the same seed, at any time of the past; faults can be scripted, here or
+    It is a server in the shape of Binance's and needs no network. The market is generated and the same for the same seed, at any time of the past; faults can be scripted, here or
     while it runs. It prints its URL and runs until it is interrupted.
     """
     from chandlery.exchange import ExchangeSettings, Faults, parse_fault, serve

@@ -161,7 +161,10 @@ def plan(
     verbose: opt.Verbose = 0,
     quiet: opt.Quiet = False,
 ) -> None:
-    """Say what fetch would ask for and what it would cost; ask for no candle, store nothing."""
+    """Say what fetch would ask for and what that would cost.
+
+    Asks for no candle and stores nothing.
+    """
     out = Output(quiet=quiet, verbose=verbose)
     settings = opt.settle(
         out,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import signal
 from collections.abc import Callable, Coroutine
@@ -19,6 +18,8 @@ def run_until_interrupted(out: Output, work: Callable[[], Coroutine[Any, Any, T]
     SIGINT and SIGTERM cancel it: what is being committed is finished, what has not begun is dropped. Then
     KeyboardInterrupt is raised. A second signal ends the process at once with exit code 130.
     """
+    import asyncio
+
     signalled = False
 
     async def main() -> T:

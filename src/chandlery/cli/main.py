@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from chandlery.cli import check, demo, exchange, fetch, manage, read
+from chandlery.cli.options import example
 from chandlery.cli.output import Group, Output
 
 
@@ -24,9 +25,9 @@ def _root(
         typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit."),
     ] = False,
 ) -> None:
-    """Complete, checked OHLCV candles from any exchange that ccxt speaks to, kept on disk.
+    """Complete, checked OHLCV candles from any exchange that ccxt speaks to, with a proof that nothing is missing.
 
-    With a proof that nothing is missing. Start with: chandlery demo
+    To see it work: chandlery demo
     """
 
 
@@ -36,10 +37,11 @@ def make_app() -> typer.Typer:
         cls=Group,
         name="chandlery",
         no_args_is_help=True,
-        add_completion=True,
+        add_completion=False,
+        rich_markup_mode=None,
         pretty_exceptions_enable=False,
-        context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-        epilog="Example:\n\nchandlery fetch BTC/USDT --since 2024-01-01",
+        context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+        epilog=example("chandlery fetch BTC/USDT --since 2024-01-01", "chandlery verify BTC/USDT"),
     )
     app.callback()(_root)
     fetch.register(app)

@@ -42,7 +42,7 @@ def list_(
     verbose: opt.Verbose = 0,
     quiet: opt.Quiet = False,
 ) -> None:
-    """List the series kept: first and last candle, how many, and what is absent or missing."""
+    """List the series kept: first, last, candles, absent, missing."""
     from chandlery.query import matching
 
     out = Output(quiet=quiet, verbose=verbose)
@@ -98,7 +98,7 @@ def markets(
     verbose: opt.Verbose = 0,
     quiet: opt.Quiet = False,
 ) -> None:
-    """List what the exchange offers: symbol, kind, whether it trades, timeframes."""
+    """List what the exchange offers: symbols and timeframes."""
     out = Output(quiet=quiet, verbose=verbose)
     settings = opt.settle(out, exchange=exchange, exchange_url=exchange_url)
     found, timeframes = run_until_interrupted(out, _markets(settings, pattern, signed=signed))

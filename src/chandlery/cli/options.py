@@ -37,9 +37,9 @@ _SOURCE, _STORE, _TALK = "Exchange", "Store", "Output"
 _SYMBOL_HELP = "Such as BTC/USDT, or a pattern such as '*/USDT'."
 
 Symbols = Annotated[
-    list[str] | None, typer.Argument(metavar="[SYMBOL]...", help=_SYMBOL_HELP, show_default=False)
+    list[str] | None, typer.Argument(metavar="SYMBOL", help=_SYMBOL_HELP, show_default=False)
 ]
-SomeSymbols = Annotated[list[str], typer.Argument(metavar="SYMBOL...", help=_SYMBOL_HELP, show_default=False)]
+SomeSymbols = Annotated[list[str], typer.Argument(metavar="SYMBOL", help=_SYMBOL_HELP, show_default=False)]
 OneSymbol = Annotated[str, typer.Argument(metavar="SYMBOL", help="Such as BTC/USDT.", show_default=False)]
 
 ExchangeId = Annotated[
@@ -123,7 +123,8 @@ Quiet = Annotated[
 
 def example(*commands: str) -> str:
     """The epilog of a command's help."""
-    return "\n\n".join(("Example:" if len(commands) == 1 else "Examples:", *(f"  {c}" for c in commands)))
+    # "\b" keeps the lines of the paragraph as they are.
+    return "\n".join(("\b", "Example:" if len(commands) == 1 else "Examples:", *(f"  {c}" for c in commands)))
 
 
 def settle(out: Output, **flags: Any) -> Settings:
