@@ -49,14 +49,19 @@ class CsvMarket:
                     f"{path}: {exchange} has no timeframe {match['timeframe']!r}",
                     hint=f"it has {', '.join(TIMEFRAMES)}",
                 )
-            pair = match["base"] + match["quote"]
+            base, quote = match["base"].upper(), match["quote"].upper()
+            pair = base + quote
+            if names.setdefault(pair, (base, quote)) != (base, quote):
+                other = "/".join(names[pair])
+                raise UsageError(
+                    f"{path}: {base}/{quote} and {other} are both called {pair}", hint="serve one of them"
+                )
             series = self._series.setdefault(pair, {})
             if timeframe.text in series:
                 raise UsageError(
                     f"{path}: the same candles are there twice, as .csv and .csv.gz", hint="take one away"
                 )
             series[timeframe.text] = read_candles(path, timeframe)
-            names[pair] = (match["base"], match["quote"])
         if not self._series:
             raise UsageError(f"{folder}: no candle files of {exchange} in it", hint=f"call them {_PATTERN}")
         self.listings: Mapping[str, Listing] = {
@@ -105,7 +110,7 @@ class CsvMarket:
 def _files(folder: Path) -> list[Path]:
     if not folder.is_dir():
         raise UsageError(f"{folder}: not a folder", hint="give the folder that holds the CSV files")
-    return sorted(p for p in folder.iterdir() if p.name.endswith((".csv", ".csv.gz")))
+    return sorted(p for p in folder.iterdir() if p.name.endswith((".csv", ".csv.gz")) and p.name[0] != ".")
 
 
 def read_candles(path: Path, timeframe: Timeframe) -> Candles:

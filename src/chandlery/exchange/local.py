@@ -46,9 +46,7 @@ class LocalExchange:
         self._clock = clock or _clock(self.settings, self._market)
         paced = self._clock.paced_ms if isinstance(self._clock, ExchangeClock) else self._clock.now_ms
         self._limits = RequestLimits(self.settings.weight_limit, paced)
-        # Only the server's thread may touch this book; `truth` has its own.
         self._book = KlineBook(self._market)
-        self._truth_book = KlineBook(self._market)
         self._api = BinanceApi(self._market, self._book, self._clock, self._limits)
         self._server = ExchangeServer(
             self._api,
@@ -107,7 +105,7 @@ class LocalExchange:
         frame = TIMEFRAMES.get(timeframe)
         if frame is None or self._market.base(listing, frame) is None:
             raise UsageError(f"the local exchange has no {timeframe!r} candles of {symbol}")
-        candles = self._truth_book.closed(listing, frame, since, until, self._clock.now_ms())
+        candles = self._book.closed(listing, frame, since, until, self._clock.now_ms())
         columns = dict(zip(("open", "high", "low", "close", "volume"), candles.prices(), strict=True))
         opens = pl.Series("time", candles.time).cast(pl.Datetime("ms", "UTC"))
         return pl.DataFrame([opens, *(pl.Series(name, column) for name, column in columns.items())])
@@ -146,7 +144,8 @@ class LocalExchange:
     async def run(self, on_ready: Callable[[str], None]) -> None:
         """Listen and answer on the running loop until `stopping`; calls `on_ready` with the URL."""
         runner = web.ServerRunner(
-            web.Server(self._server.handle, access_log=None),
+            # A handler ends when its caller hangs up, so that hanging answers do not pile up.
+            web.Server(self._server.handle, access_log=None, handler_cancellation=True),
             shutdown_timeout=0.5,
         )
         await runner.setup()
@@ -176,6 +175,7 @@ class LocalExchange:
             await self.run(lambda _url: ready.set())
 
         self._server.stopping = asyncio.Event()
+        self._failure = None
         try:
             asyncio.run(main())
         except BaseException as error:  # noqa: BLE001 - handed to the thread that waits for the start

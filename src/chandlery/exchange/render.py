@@ -57,33 +57,19 @@ class _Canvas:
 
     def whole(self, values: Column) -> None:
         """A number without leading zeros."""
-        width = len(str(int(values.max())))
-        lowest = int(values.min())
-        rest = values
-        digits: list[Bytes] = []
-        for _ in range(width):
-            tens = rest // 10
-            digits.append((rest - tens * 10 + 48).astype(np.uint8))
-            rest = tens
-        for place in reversed(range(width)):
-            shown = None if place == 0 or lowest >= 10**place else values >= 10**place
-            self._add(digits[place], shown)
+        width, lowest = len(str(int(values.max()))), int(values.min())
+        for place, digit in zip(reversed(range(width)), _digits(values, width), strict=True):
+            self._add(digit, None if place == 0 or lowest >= 10**place else values >= 10**place)
 
     def decimal(self, values: Column, decimals: int) -> None:
-        """`,"` and a number with its point and eight (or more, if it has them) decimals, and `"`."""
+        """`,"` and a number with its point and eight decimals (its own, then zeros), and `"`."""
         self.text(b',"')
         step = 10**decimals
         above = values // step
         self.whole(above)
         self.text(b".")
-        rest = values - above * step
-        digits: list[Bytes] = []
-        for _ in range(decimals):
-            tens = rest // 10
-            digits.append((rest - tens * 10 + 48).astype(np.uint8))
-            rest = tens
-        for column in reversed(digits):
-            self._add(column, None)
+        for digit in _digits(values - above * step, decimals):
+            self._add(digit, None)
         self.text(b"0" * (_DECIMALS - decimals) + b'"')
 
     def _add(self, column: Bytes, mask: Mask | None) -> None:
@@ -100,6 +86,17 @@ class _Canvas:
             if mask is not None:
                 shown[:, number] = mask
         return letters[shown].tobytes(), np.cumsum(shown.sum(axis=1), dtype=np.int64)
+
+
+def _digits(values: Column, width: int) -> list[Bytes]:
+    """The last `width` decimal digits as characters, the highest first."""
+    rest = values.astype(np.uint32) if width < 10 else values  # half the work where it fits
+    digits: list[Bytes] = []
+    for _ in range(width):
+        tens = rest // 10
+        digits.append((rest - tens * 10 + 48).astype(np.uint8))
+        rest = tens
+    return digits[::-1]
 
 
 def _render_floats(candles: Candles, close_times: NDArray[np.int64]) -> tuple[bytes, NDArray[np.int64]]:

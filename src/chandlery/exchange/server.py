@@ -101,30 +101,47 @@ class ExchangeServer:
         if request.method != "GET":
             self._record(path, query, 405, None)
             return web.Response(status=405, headers=headers, text="only GET is answered here\n")
+        return await self._answer(request, path, query, headers)
+
+    async def _answer(
+        self, request: web.BaseRequest, path: str, query: dict[str, str], headers: dict[str, str]
+    ) -> web.Response:
+        """The answer, with what the script of faults makes of it."""
         player, asked = self._player, self._asked(path, query)
         latency, strike = player.next(asked)
         if latency:
-            await asyncio.sleep(latency / 1000)
-        if strike is not None and strike.kind == "since_ignored":
-            query_used = {k: v for k, v in query.items() if k not in {"startTime", "endTime"}}
-        else:
-            query_used = query
+            await self._delay(latency, path, query)
+        ignored = {"startTime", "endTime"} if strike is not None and strike.kind == "since_ignored" else set()
         try:
-            status, body = 200, endpoint.answer(query_used)
+            status, body = (
+                200,
+                self._api.endpoints[path].answer(
+                    {name: value for name, value in query.items() if name not in ignored}
+                ),
+            )
         except ApiError as error:
             status, body = error.status, error.body
-        if strike is not None:
-            response = await self._strike(request, strike, status, body, headers)
-            player.done(asked, response is not None)
-            if response is not None:
-                self._record(
-                    path, query, 0 if strike.kind in {"reset", "hang"} else response.status, strike.kind
-                )
-                return response
-        else:
-            player.done(asked, struck=False)
+        if strike is not None and strike.kind in {"reset", "hang"}:
+            player.done(asked, struck=True)
+            self._record(path, query, 0, strike.kind)
+            if strike.kind == "hang":
+                await self.stopping.wait()
+            _break_off(request)
+            return web.Response()
+        spoiled = None if strike is None else self._spoil(query, strike, status, body, headers)
+        player.done(asked, struck=spoiled is not None)
+        if spoiled is not None and strike is not None:
+            self._record(path, query, spoiled.status, strike.kind)
+            return spoiled
         self._record(path, query, status, None)
         return web.Response(status=status, body=body, headers={**headers, "Content-Type": _JSON})
+
+    async def _delay(self, ms: int, path: str, query: dict[str, str]) -> None:
+        try:
+            await asyncio.sleep(ms / 1000)
+        except asyncio.CancelledError:  # the caller has hung up
+            self._record(path, query, 0, "latency")
+            raise
 
     def _asked(self, path: str, query: Mapping[str, str]) -> Asked:
         symbol, start = query.get("symbol", ""), query.get("startTime", "")
@@ -141,30 +158,21 @@ class ExchangeServer:
         headers |= {"Retry-After": str(verdict.retry_after), "Content-Type": _JSON}
         return web.Response(status=error.status, body=error.body, headers=headers)
 
-    async def _strike(
-        self, request: web.BaseRequest, strike: Strike, status: int, body: bytes, headers: dict[str, str]
+    def _spoil(
+        self, query: dict[str, str], strike: Strike, status: int, body: bytes, headers: dict[str, str]
     ) -> web.Response | None:
         """The faulty answer, or None where this fault can do nothing to this answer."""
         kind = strike.kind
-        if kind == "reset":
-            _break_off(request)
-            return web.Response()
-        if kind == "hang":
-            self._record(request.path, dict(request.query), 0, kind)
-            await self.stopping.wait()
-            _break_off(request)
-            return web.Response()
         if kind in {"429", "418"}:
-            wait = strike.rule.retry_after
-            return self._refuse(Verdict(int(kind), 0, wait * 1000), headers)
+            return self._refuse(Verdict(int(kind), 0, strike.rule.retry_after * 1000), headers)
         if kind == "5xx":
             return _server_error(strike.rule.status, headers)
         if status != 200:
             return None
         if kind == "since_ignored":
-            spoiled: bytes | None = body if "startTime" in request.query else None
+            spoiled: bytes | None = body if "startTime" in query else None
         else:
-            timeframe = TIMEFRAMES.get(request.query.get("interval", ""))
+            timeframe = TIMEFRAMES.get(query.get("interval", ""))
             spoiled = spoil_body(body, strike, timeframe, self._clock.now_ms())
         if spoiled is None:
             return None
