@@ -75,7 +75,8 @@ class Source(ABC):
     @abstractmethod
     async def known(self, series: SeriesId) -> Market:
         """Check that the exchange lists the series' symbol and timeframe; raises UnknownSymbol or UnknownTimeframe,
-        each with the nearest names as its hint."""
+        each with the nearest names as its hint.
+        """
 
     @abstractmethod
     async def listing(self, series: SeriesId) -> int | None:

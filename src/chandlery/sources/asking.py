@@ -1,0 +1,237 @@
+"""One ask: a page of rows that may be believed, however often the exchange must be asked for it.
+
+An answer is refused, and asked for again with back-off, where it cannot be decoded, where rows are no candles of this
+series, or where the candle that must be in it is not. Only rows that come with the very same defect in SAME_DEFECTS
+answers in a row are handed on as rejected, next to the good ones.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from chandlery.candle import Rejected, SeriesId
+from chandlery.errors import BadAnswer, DataPipelineError, ExchangeRefused
+from chandlery.sources.ccxt_client import Client
+from chandlery.sources.ccxt_rows import rows_for, rows_to_frame
+from chandlery.sources.retry import Patience
+from chandlery.timeframe import DAY, Timeframe
+from chandlery.validate import OFF_GRID, check_rows
+from chandlery.when import iso
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from chandlery.clock import Clock
+    from chandlery.sources.base import Traffic
+
+log = logging.getLogger("chandlery.sources.asking")
+
+#: So many answers in a row must show the very same defects before the rows are called bad for good.
+SAME_DEFECTS = 6
+#: So many answers must agree on the last row of an answer before it is believed without a candle after it.
+AGREE_AT_END = 3
+
+Values = tuple[float, ...]
+
+
+@dataclass(slots=True)
+class Anchor:
+    """A candle that is known to exist: an answer from its open time on must begin with it.
+
+    `votes` counts the answers that gave each set of values: an exchange under load, or one that has just closed the
+    candle, may give another value first.
+    """
+
+    open: int
+    votes: Counter[Values] = field(default_factory=Counter)
+
+    @property
+    def seen(self) -> int:
+        """Answers that agree on the values believed now."""
+        return max(self.votes.values(), default=0)
+
+
+@dataclass(slots=True)
+class Rows:
+    """The rows of one believed answer: good ones ascending and unique, whatever range they lie in."""
+
+    good: pl.DataFrame
+    rejected: tuple[Rejected, ...]
+    since: int
+    limit: int
+
+    @property
+    def first(self) -> int | None:
+        """Open time of the first good row."""
+        return open_at(self.good, 0) if len(self.good) else None
+
+    @property
+    def last(self) -> int | None:
+        """Open time of the last good row."""
+        return open_at(self.good, -1) if len(self.good) else None
+
+
+def open_at(frame: pl.DataFrame, index: int) -> int:
+    """Open time of one row, epoch ms."""
+    return int(frame["time"].to_physical()[index])
+
+
+class Asker:
+    """Asks one exchange for candles until an answer may be believed."""
+
+    def __init__(
+        self, client: Client, traffic: Traffic, clock: Clock, *, max_wait_seconds: float, settle_ms: int = 0
+    ) -> None:
+        self.client = client
+        self.traffic = traffic
+        self.clock = clock
+        self.max_wait_seconds = max_wait_seconds
+        self.ignores_limit = False  # learnt: it gives more rows than it is asked for
+        self.page_seen: dict[str, int] = {}  # most rows in one answer, by timeframe
+
+    def patience(self) -> Patience:
+        """The failures of a new ask."""
+        return Patience(self.clock, self.max_wait_seconds, on_retry=self._count_retry)
+
+    def _count_retry(self) -> None:
+        self.traffic.retries += 1
+
+    async def rows(
+        self,
+        series: SeriesId,
+        timeframe: str,
+        since: int,
+        limit: int,
+        *,
+        now: int,
+        grid: Timeframe | None,
+        anchor: Anchor | None = None,
+        believe: Callable[[Rows], str] = lambda _: "",
+    ) -> Rows:
+        """Ask for candles from `since` on until an answer may be believed; raises ExchangeError.
+
+        With an `anchor` the answer must hold that candle with values on which answers agree. `believe` may refuse an
+        answer: it returns the reason, or nothing.
+        """
+        patience = self.patience()
+        defects = _Defects()
+        crowded = 0
+        attempt = 0
+        while True:
+            shift, room = _window(attempt, anchor is not None)
+            asked = grid.add(since, -shift) if grid is not None and shift else since
+            try:
+                answer = await self._once(series, timeframe, asked, min(limit, room) + shift, now, grid)
+                _check_future(answer, now)
+                if len(answer.good) > limit + shift and not self.ignores_limit:
+                    crowded += 1
+                    if crowded < 2:
+                        raise BadAnswer(
+                            f"{series}: {len(answer.good)} candles where {limit + shift} were asked for"
+                        )
+                    self.ignores_limit = True
+                settled = defects.settled(answer, grid, series)
+                _check_anchor(series, answer, anchor)
+                if not settled:
+                    raise BadAnswer(f"{series}: {len(answer.rejected)} bad rows: {answer.rejected[0].reason}")
+                refused = believe(answer)
+                if refused:
+                    raise BadAnswer(f"{series}: {refused}")
+            except DataPipelineError as error:
+                attempt += 1 if isinstance(error, BadAnswer) else 0
+                await patience.failed(error)
+                continue
+            self.page_seen[timeframe] = max(self.page_seen.get(timeframe, 0), len(answer.good))
+            return answer
+
+    async def _once(
+        self, series: SeriesId, timeframe: str, since: int, limit: int, now: int, grid: Timeframe | None
+    ) -> Rows:
+        """One HTTP request, its rows checked one by one."""
+        self.traffic.candle_requests += 1
+        params: dict[str, Any] = {} if series.kind == "trade" else {"price": series.kind}
+        result, call = await self.client.call("fetch_ohlcv", series.symbol, timeframe, since, limit, params)
+        raw = call.rows if call.rows is not None else result
+        if not isinstance(raw, list):
+            raise BadAnswer(f"{series}: the answer is no list of candles")
+        if call.parsed or call.rows is None:
+            frame, kept, broken = rows_to_frame(raw, lambda row: row)  # type: ignore[arg-type, return-value]
+        else:
+            parse, market = self.client.ccxt.parse_ohlcv, call.market
+            frame, kept, broken = rows_for(self.client.id, market)(raw, lambda row: parse(row, market))
+        if series.kind != "trade":
+            frame = frame.with_columns(frame["volume"].fill_nan(0.0))  # mark and index candles have none
+        verdict = check_rows(frame, grid, kept)
+        return Rows(verdict.good, (*broken, *verdict.rejected), since, limit)
+
+
+def _window(attempt: int, anchored: bool) -> tuple[int, int]:
+    """How many candles earlier to begin, and how many to ask for at most, at the n-th attempt.
+
+    Some exchanges leave out the candle at `since`, or drop the head of a page that is larger than they give: an
+    earlier beginning and a smaller page find the anchor there too.
+    """
+    if not anchored or attempt < 3:
+        return 0, 1_000_000
+    return (1, 1_000_000) if attempt < 5 else (2, 100)
+
+
+def _check_future(answer: Rows, now: int) -> None:
+    last = answer.last
+    if last is not None and last > now + DAY:
+        raise BadAnswer(f"a candle of the future, {iso(last)}, while the exchange's time is {iso(now)}")
+
+
+def _check_anchor(series: SeriesId, answer: Rows, anchor: Anchor | None) -> None:
+    """Refuse an answer without the anchor, or with other values of it than answers agree on."""
+    if anchor is None:
+        return
+    times = answer.good["time"].to_physical()
+    index = times.search_sorted(anchor.open)
+    if index >= len(times) or times[index] != anchor.open:
+        if any(row.open == anchor.open for row in answer.rejected):
+            raise BadAnswer(f"{series}: the candle of {iso(anchor.open)} came broken")
+        raise BadAnswer(
+            f"{series}: asked from {iso(answer.since)}, the candle of {iso(anchor.open)} that was there is not in the answer",
+            hint="the exchange ignores where an answer is to begin, or took a candle back",
+        )
+    values: Values = answer.good.row(index)[1:]
+    known = anchor.seen
+    anchor.votes[values] += 1
+    if known and anchor.votes[values] < 2:
+        raise BadAnswer(f"{series}: the candle of {iso(anchor.open)} has other values than before")
+
+
+class _Defects:
+    """Tells rows that are bad for good from an answer that went wrong once."""
+
+    def __init__(self) -> None:
+        self._last: tuple[Rejected, ...] = ()
+        self._count = 0
+
+    def settled(self, answer: Rows, grid: Timeframe | None, series: SeriesId) -> bool:
+        """True if the answer has no bad rows, or the same ones as all of the last SAME_DEFECTS answers."""
+        found = tuple(sorted(answer.rejected, key=lambda row: (row.open or 0, row.raw, row.reason)))
+        if not found:
+            self._count = 0
+            return True
+        self._count = self._count + 1 if found == self._last else 1
+        self._last = found
+        if self._count < SAME_DEFECTS:
+            return False
+        if len(found) >= 3 and not len(answer.good) and grid is not None:
+            _refuse_other_grid(found, series)
+        return True
+
+
+def _refuse_other_grid(found: tuple[Rejected, ...], series: SeriesId) -> None:
+    """Not bad rows but another calendar: weeks that begin on Thursdays, days at UTC+8."""
+    if all(row.reason == OFF_GRID for row in found):
+        raise ExchangeRefused(
+            f"{series}: no candle opens on the timeframe's grid, for example {iso(found[0].open or 0)}",
+            hint="this exchange lays the timeframe on the calendar in another way; fetch a shorter one, such as 1h",
+        )

@@ -1,0 +1,104 @@
+"""Bans remembered on disk, per API host, so that a restart or another process does not ask during one.
+
+One JSON file per host in the state folder (CHANDLERY_STATE, else the user's). It is replaced atomically under a kernel
+lock; keys that this version does not know are kept. A folder that cannot be written costs a warning, not the run.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import tempfile
+from collections.abc import Iterator, MutableMapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+log = logging.getLogger("chandlery.sources.bans")
+
+VERSION = 1
+
+
+def state_folder() -> Path:
+    """Where state of this host is kept: CHANDLERY_STATE, else the user's state folder."""
+    named = os.environ.get("CHANDLERY_STATE")
+    if named:
+        return Path(named)
+    import platformdirs
+
+    return Path(platformdirs.user_state_dir("chandlery"))
+
+
+class BanBook:
+    """The ban of one host, shared by all processes of this user."""
+
+    def __init__(self, folder: Path, host: str) -> None:
+        name = quote(host, safe="").replace(".", "%2E") if host.startswith(".") else quote(host, safe="")
+        self.host = host
+        self.path = folder / "hosts" / f"{name[:200]}.json"
+        self._stamp: tuple[int, int] | None = None
+        self._until = 0
+        self._warned = False
+
+    def until(self) -> int:
+        """Epoch ms (local clock) before which the host may not be asked; 0 for no ban. Costs one stat."""
+        try:
+            info = self.path.stat()
+        except OSError:
+            return self._until
+        stamp = (info.st_mtime_ns, info.st_ino)
+        if stamp != self._stamp:
+            self._stamp = stamp
+            self._until = max(self._until, _ban_end(self._read()))
+        return self._until
+
+    def note(self, until: int, reason: str, now: int) -> None:
+        """Remember a ban; an earlier end than the one known changes nothing."""
+        self._until = max(self._until, until)
+        try:
+            with self._locked():
+                state = self._read()
+                if _ban_end(state) < until:
+                    state.update(version=VERSION, host=self.host)
+                    state["ban"] = {"until": until, "since": now, "reason": reason}
+                    self._write(state)
+        except OSError as error:
+            if not self._warned:
+                self._warned = True
+                log.warning("the ban of %s cannot be remembered in %s: %s", self.host, self.path, error)
+
+    def _read(self) -> MutableMapping[str, Any]:
+        try:
+            state = json.loads(self.path.read_bytes())
+        except (OSError, ValueError):
+            return {}
+        return state if isinstance(state, dict) else {}
+
+    def _write(self, state: MutableMapping[str, Any]) -> None:
+        handle, name = tempfile.mkstemp(dir=self.path.parent, prefix=".new-")
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                json.dump(state, file)
+                file.flush()
+                os.fsync(file.fileno())
+            Path(name).replace(self.path)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        import fcntl
+
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.with_suffix(".lock").open("a") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield  # closing the file frees the lock
+
+
+def _ban_end(state: MutableMapping[str, Any]) -> int:
+    ban = state.get("ban")
+    until = ban.get("until") if isinstance(ban, dict) else None
+    return until if isinstance(until, int) else 0

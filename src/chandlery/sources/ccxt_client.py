@@ -1,0 +1,349 @@
+"""The one typed door to ccxt: a strict client of one exchange.
+
+ccxt reads an HTML page, a cut answer or a redirect as "no candles", shares the last answer's headers between
+concurrent calls, filters away the rows that show that `since` was ignored, and follows redirects anywhere. So each
+client here is a subclass, made at run time, whose own `fetch` sends the request, and whose hooks see every answer
+before ccxt believes it. ccxt ships no types; nothing outside this module and `ccxt_errors` touches it.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import ssl
+from collections.abc import Mapping, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+from urllib.parse import SplitResult, urlsplit, urlunsplit
+
+import aiohttp
+import ccxt.async_support
+from yarl import URL
+
+from chandlery.errors import ExchangeError, UnknownExchange
+from chandlery.sources.base import Traffic
+from chandlery.sources.ccxt_errors import Reply, clean, to_error
+from chandlery.sources.pacing import Pacer
+
+log = logging.getLogger("chandlery.sources.ccxt")
+
+#: An answer larger than this, decoded, is refused: the largest honest one, Binance's exchangeInfo, has about 10 MB.
+BODY_LIMIT = 16 * 1024 * 1024
+
+#: Exchanges that declare request weights themselves, in exchangeInfo and headers.
+DECLARING = frozenset({"binance", "binanceus", "binanceusdm", "binancecoinm"})
+
+
+_STATUSES = frozenset(status.value for status in HTTPStatus)
+
+
+@dataclass(slots=True)
+class Call:
+    """What one call of ours saw on its way through ccxt: the last reply, and the rows before ccxt filters them."""
+
+    reply: Reply = field(default_factory=Reply)
+    rows: Sequence[object] | None = None
+    market: Mapping[str, Any] | None = None
+    parsed: bool = False  # the rows are parsed already: [open time, open, high, low, close, volume]
+
+
+_call: ContextVar[Call | None] = ContextVar("chandlery_ccxt_call", default=None)
+_cost: ContextVar[float] = ContextVar("chandlery_ccxt_cost", default=1.0)
+
+
+def exchange_ids() -> Sequence[str]:
+    """All exchange ids that ccxt knows."""
+    ids: Sequence[str] = ccxt.async_support.exchanges
+    return ids
+
+
+def user_agent() -> str:
+    """How chandlery names itself to exchanges."""
+    try:
+        own = version("chandlery")
+    except PackageNotFoundError:  # run from a source tree
+        own = "0"
+    return f"chandlery/{own} ccxt/{ccxt.async_support.__version__}"
+
+
+def redirect_url(url: str, base: str) -> str:
+    """`url` with scheme, host and port of `base`, whose path is put in front; the rest is kept.
+
+    A WebSocket URL gets ws or wss, as `base` is http or https. Text that is no absolute URL is returned as it is.
+    """
+    parts, target = urlsplit(url), urlsplit(base)
+    if not parts.scheme or not parts.netloc:
+        return url
+    secure = target.scheme in {"https", "wss"}
+    scheme = ("ws" if parts.scheme in {"ws", "wss"} else "http") + ("s" if secure else "")
+    path = target.path.rstrip("/") + parts.path
+    return urlunsplit(SplitResult(scheme, target.netloc, path, parts.query, parts.fragment))
+
+
+def _redirected(tree: Any, base: str, hostname: str) -> Any:
+    if isinstance(tree, str):
+        return redirect_url(tree.replace("{hostname}", hostname), base)
+    if isinstance(tree, dict):
+        return {key: _redirected(value, base, hostname) for key, value in tree.items()}
+    if isinstance(tree, list):
+        return [_redirected(value, base, hostname) for value in tree]
+    return tree
+
+
+class _StrictMixin:
+    """What makes a ccxt class strict; it stands before the class in the bases of the one made at run time."""
+
+    chandlery: Client
+
+    async def fetch2(
+        self,
+        path: Any,
+        api: Any = "public",
+        method: Any = "GET",
+        params: Any = {},  # noqa: B006 - ccxt's signature
+        config: Any = {},  # noqa: B006
+    ) -> Any:
+        cost = self.calculate_rate_limiter_cost(api, method, path, params, config)  # type: ignore[attr-defined]
+        token = _cost.set(float(cost) if isinstance(cost, int | float) else 1.0)
+        try:
+            return await super().fetch2(path, api, method, params, config)  # type: ignore[misc]
+        finally:
+            _cost.reset(token)
+
+    async def fetch(self, url: Any, method: Any = "GET", headers: Any = None, body: Any = None) -> Any:
+        """Send one request through the budget of its host, and refuse what is not an answer."""
+        return await self.chandlery.send(str(url), str(method), headers, body)
+
+    def parse_ohlcvs(
+        self,
+        ohlcvs: Any,
+        market: Any = None,
+        timeframe: Any = "1m",
+        since: Any = None,
+        limit: Any = None,
+        tail: Any = False,
+    ) -> Any:
+        """Keep the rows as they came; neither sort nor filter them, so that an ignored `since` shows."""
+        call = _call.get()
+        ours = getattr(super(), "parse_ohlcvs")  # noqa: B009 - mypy does not know the base
+        if call is None:
+            return ours(ohlcvs, market, timeframe, since, limit, tail)
+        call.market = market
+        if self.chandlery.parses_pages:
+            if not isinstance(ohlcvs, dict | list):
+                raise ccxt.BadResponse(f"{self.chandlery.id}: candles are a {type(ohlcvs).__name__}")
+            call.rows, call.parsed = ours(ohlcvs, market, timeframe, None, None, False), True
+            return call.rows
+        if not isinstance(ohlcvs, list):
+            raise ccxt.BadResponse(f"{self.chandlery.id}: candles are a {type(ohlcvs).__name__}, not a list")
+        call.rows = ohlcvs
+        return []
+
+    def insert_missing_candles(self, candles: Any, *_: Any) -> Any:
+        """Some exchange classes fill holes with made-up candles; nothing is invented here."""
+        return candles
+
+
+class Client:
+    """One exchange through ccxt, for one process and one event loop.
+
+    `url` stands in for the exchange's own hosts; `timeout_seconds` is the total time of one request. No key is ever
+    sent unless `signed`.
+    """
+
+    def __init__(
+        self,
+        exchange_id: str,
+        *,
+        pacer: Pacer,
+        traffic: Traffic,
+        url: str | None = None,
+        api_key: str = "",
+        secret: str = "",
+        signed: bool = False,
+        timeout_seconds: float = 30.0,
+    ) -> None:
+        base = getattr(ccxt.async_support, exchange_id, None) if exchange_id in exchange_ids() else None
+        if base is None:
+            raise UnknownExchange(f"no exchange {exchange_id!r}")
+        quiet = logging.getLogger("ccxt")
+        # ccxt logs keys, signatures and whole answers at DEBUG.
+        if quiet.getEffectiveLevel() < logging.INFO:
+            quiet.setLevel(logging.INFO)
+        self.id = exchange_id
+        self.pacer = pacer
+        self.traffic = traffic
+        self.url = url
+        self.timeout_seconds = timeout_seconds
+        keys = {"apiKey": api_key, "secret": secret} if signed else {}
+        strict = type(f"Strict_{exchange_id}", (_StrictMixin, base), {"chandlery": self})
+        self.ccxt: Any = strict({"enableRateLimit": False, "userAgent": user_agent(), **keys})
+        self.ccxt.timeout_on_exit = (
+            0  # close() waits a quarter of a second otherwise; no request is under way then
+        )
+        self.parses_pages = base.parse_ohlcvs is not ccxt.async_support.Exchange.parse_ohlcvs
+        if not signed:
+            # With this on, some classes load currencies from endpoints that want a key.
+            self.ccxt.options["fetchCurrencies"] = False
+            self.ccxt.has = {**self.ccxt.has, "fetchCurrencies": False}
+        if url:
+            self.ccxt.urls = {
+                **self.ccxt.urls,
+                "api": _redirected(self.ccxt.urls.get("api"), url, str(self.ccxt.hostname or "")),
+            }
+        self.date = ""  # the Date header of the latest answer
+        self._session: aiohttp.ClientSession | None = None
+        self._closed = False
+
+    # -- what callers use ------------------------------------------------------------------------------------------
+
+    async def call(self, name: str, *args: Any, **kwargs: Any) -> tuple[Any, Call]:
+        """Call a ccxt method by name; raises ExchangeError. Returns its value and what the call saw."""
+        call = Call()
+        token = _call.set(call)
+        try:
+            return await getattr(self.ccxt, name)(*args, **kwargs), call
+        except ExchangeError:
+            raise
+        except ccxt.BaseError as error:
+            raise self._error(error, call.reply) from error
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError, ArithmeticError) as error:
+            # ccxt's own parsers fall over answers of a shape that they do not know.
+            raise self._error(ccxt.BadResponse(f"{type(error).__name__}: {error}"), call.reply) from error
+        finally:
+            _call.reset(token)
+
+    async def load_markets(self, *, types: Sequence[str] | None = None) -> Mapping[str, Mapping[str, Any]]:
+        """All markets as ccxt has them, by symbol. `types` narrows what binance is asked for (spot, linear, inverse)."""
+        if types is not None and isinstance(self.ccxt.options.get("fetchMarkets"), dict):
+            self.ccxt.options["fetchMarkets"] = {**self.ccxt.options["fetchMarkets"], "types": list(types)}
+        reload = types is not None and bool(self.ccxt.markets)
+        markets, _ = await self.call("load_markets", reload)
+        if len(markets) >= 100:
+            # Thousands of market dicts never die; taking them out of the collector's sight saves a third of the
+            # time that parsing candles takes afterwards.
+            gc.freeze()
+        found: Mapping[str, Mapping[str, Any]] = markets
+        return found
+
+    def cost_of_candles(self, requests: int, symbol: str) -> tuple[float, float]:
+        """Weight and least seconds of that many asks for candles of `symbol`, by what is declared and known now."""
+        host = self.pacer.host(self._api_host())
+        weight = 2.0 if self.id == "binance" and ":" not in symbol else 1.0
+        return requests * weight, host.seconds(requests, weight)
+
+    def _api_host(self) -> str:
+        api = self.ccxt.urls.get("api")
+        while isinstance(api, dict):
+            api = api.get("public") or next(iter(api.values()), "")
+        return str(urlsplit(str(self.ccxt.implode_hostname(str(api)))).netloc)
+
+    async def close(self) -> None:
+        """Close the connections; twice is fine."""
+        self._closed = True
+        session, self._session = self._session, None
+        if session is not None:
+            await session.close()
+        await self.ccxt.close()
+
+    # -- one request -----------------------------------------------------------------------------------------------
+
+    async def send(self, url: str, method: str, headers: Any, body: Any) -> Any:
+        """Send one request within its host's budget; ccxt's `fetch`, made strict."""
+        exchange = self.ccxt
+        if self.url is not None and urlsplit(url).netloc != urlsplit(self.url).netloc:
+            url = redirect_url(url, self.url)  # an address that the class holds outside its table of URLs
+        host = self.pacer.host(urlsplit(url).netloc)
+        cost, weight = _cost.get(), self._weight(url)
+        sent = exchange.prepare_request_headers(headers)
+        call = _call.get()
+        async with host.turn(cost, weight):
+            self.traffic.requests += 1
+            self.traffic.weight += weight
+            reply = Reply(url=url)
+            if call is not None:
+                call.reply = reply
+            text = await self._exchange_bytes(reply, url, method, sent, body)
+            host.report(reply.headers)
+            if reply.status in (418, 429) or (reply.status == 503 and "retry-after" in reply.headers):
+                error = to_error(
+                    ccxt.DDoSProtection(""), reply, exchange=self.id, now=self.pacer.clock.now_ms()
+                )
+                until = getattr(error, "until", None)
+                if until is not None:
+                    host.told(until, f"HTTP {reply.status}")
+                raise error
+        return self._believed(reply, url, method, text, sent, body)
+
+    def _believed(self, reply: Reply, url: str, method: str, text: str, sent: Any, body: Any) -> Any:
+        """Decode an answer as ccxt would, with every hook of the exchange's class; raise where it is none."""
+        exchange = self.ccxt
+        status, headers = reply.status, reply.headers
+        reason = str(HTTPStatus(status).phrase) if status in _STATUSES else ""
+        text = exchange.on_rest_response(status, reason, url, method, headers, text, sent, body)
+        decoded = exchange.parse_json(text)
+        exchange.handle_errors(status, reason, url, method, headers, text, decoded, sent, body)
+        exchange.handle_http_status_code(status, reason, url, method, "")
+        if not 200 <= status < 300:
+            raise ccxt.BadResponse(f"{self.id}: HTTP {status} is not an answer")
+        if decoded is None and text.isdecimal():
+            return text  # the time, as a few exchanges send it
+        if not isinstance(decoded, dict | list):
+            raise ccxt.BadResponse(f"{self.id}: an answer that is not JSON")
+        if isinstance(decoded, dict) and "rateLimits" in decoded:
+            self.pacer.host(urlsplit(url).netloc).declare(decoded["rateLimits"])
+        return decoded
+
+    async def _exchange_bytes(self, reply: Reply, url: str, method: str, headers: Any, body: Any) -> str:
+        """One HTTP request, redirects not followed, its answer no larger than BODY_LIMIT, within the total time."""
+        session = self._open()
+        total = aiohttp.ClientTimeout(total=self.timeout_seconds)
+        data = body.encode() if isinstance(body, str) else body
+        try:
+            async with session.request(
+                method,
+                URL(url, encoded=True),
+                data=data,
+                headers=headers,
+                timeout=total,
+                allow_redirects=False,
+            ) as response:
+                chunks: list[bytes] = []
+                size = 0
+                reply.headers = {name.lower(): value for name, value in response.headers.items()}
+                while chunk := await response.content.readany():
+                    size += len(chunk)
+                    if size > BODY_LIMIT:
+                        raise ccxt.BadResponse(f"{self.id}: an answer of more than {BODY_LIMIT} bytes")
+                    chunks.append(chunk)
+                reply.status = response.status
+                self.date = reply.headers.get("date", self.date)
+        except TimeoutError as error:
+            raise ccxt.RequestTimeout(f"no answer within {self.timeout_seconds:g} s") from error
+        except (ssl.SSLCertVerificationError, aiohttp.ClientConnectorCertificateError) as error:
+            raise ccxt.PermissionDenied("the server's certificate cannot be verified") from error
+        except (aiohttp.ClientError, OSError) as error:
+            raise ccxt.ExchangeNotAvailable(clean(str(error)) or type(error).__name__) from error
+        raw = b"".join(chunks)
+        text = raw.decode("utf-8", "replace")
+        reply.body = text[:2000]
+        return text
+
+    def _open(self) -> aiohttp.ClientSession:
+        if self._closed:
+            raise ccxt.ExchangeClosedByUser("the source is closed")
+        if self._session is None:
+            connector = aiohttp.TCPConnector(limit=64, happy_eyeballs_delay=0.25)
+            self._session = aiohttp.ClientSession(connector=connector, trust_env=True, auto_decompress=True)
+        return self._session
+
+    def _weight(self, url: str) -> float:
+        # ccxt counts binance's spot weights in units of 50 ms of the 6,000 a minute that are declared: one is 5.
+        spot = self.id == "binance" and "/api/v3/" in url
+        return _cost.get() * 5 if spot else _cost.get()
+
+    def _error(self, error: Exception, reply: Reply) -> ExchangeError:
+        return to_error(error, reply, exchange=self.id, now=self.pacer.clock.now_ms())

@@ -1,0 +1,169 @@
+"""ccxt's errors and HTTP's status as chandlery's errors: try again, wait as told, or give up.
+
+Class alone is wrong: ccxt calls a 403 `ExchangeNotAvailable`, which looks worth retrying, and gives 429 and 418 of
+Binance a class that is no `RateLimitExceeded`. So the status decides first, then the class.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC
+from email.utils import parsedate_to_datetime
+
+import ccxt
+
+from chandlery.errors import (
+    BadAnswer,
+    ExchangeError,
+    ExchangeRefused,
+    ExchangeUnavailable,
+    RateLimited,
+    UnknownSymbol,
+)
+from chandlery.when import iso
+
+#: A wait that an exchange names is believed up to this long; Binance bans last two minutes to three days.
+LONGEST_WAIT_MS = 7 * 24 * 3_600_000
+#: How long to stay away where the exchange names no time.
+DEFAULT_WAIT_MS = {429: 5_000, 418: 120_000}
+
+_BANNED_UNTIL = re.compile(r"banned until\s+(\d{13})")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]+")
+
+
+@dataclass(slots=True)
+class Reply:
+    """What one HTTP request came back with: status 0 if nothing did. Header names are lower case."""
+
+    url: str = ""
+    status: int = 0
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: str = ""
+
+
+#: First match wins; a subclass stands before its base. None: the status or its absence decides, retryable.
+CLASSES: tuple[tuple[type[Exception], type[ExchangeError]], ...] = (
+    (ccxt.RateLimitExceeded, RateLimited),
+    (ccxt.DDoSProtection, RateLimited),
+    (ccxt.BadResponse, BadAnswer),  # NullResponse is one
+    (ccxt.ChecksumError, BadAnswer),
+    (ccxt.UnsubscribeError, BadAnswer),
+    (ccxt.InvalidNonce, ExchangeUnavailable),
+    (
+        ccxt.OperationFailed,
+        ExchangeUnavailable,
+    ),  # NetworkError, RequestTimeout, ExchangeNotAvailable, OnMaintenance
+    (ccxt.BadSymbol, UnknownSymbol),
+    (ccxt.BadRequest, ExchangeRefused),
+    (ccxt.AuthenticationError, ExchangeRefused),
+    (ccxt.OperationRejected, ExchangeRefused),  # RestrictedLocation, MarketClosed, ManualInteractionNeeded
+    (ccxt.ArgumentsRequired, ExchangeRefused),
+    (ccxt.InsufficientFunds, ExchangeRefused),
+    (ccxt.InvalidAddress, ExchangeRefused),
+    (ccxt.InvalidOrder, ExchangeRefused),
+    (ccxt.NotSupported, ExchangeRefused),
+    (ccxt.InvalidProxySettings, ExchangeRefused),
+    (ccxt.ExchangeClosedByUser, ExchangeRefused),
+)
+#: ccxt raises its bare ExchangeError for a message that it does not know: nothing says that it is permanent.
+UNMATCHED: type[ExchangeError] = ExchangeUnavailable
+
+_PERMANENT = frozenset({400, 401, 403, 404, 405, 410, 451})
+_HINTS = {
+    401: "the exchange wants a key; chandlery sends none unless --signed asks for it",
+    403: "the exchange or a firewall before it refuses this host",
+    404: "check the exchange URL: nothing answers at that path",
+    451: "the exchange refuses the country of this host",
+}
+
+
+def class_of(error: Exception) -> type[ExchangeError]:
+    """The class for a ccxt error, its status left aside."""
+    for theirs, ours in CLASSES:
+        if isinstance(error, theirs):
+            return ours
+    return UNMATCHED
+
+
+def to_error(error: Exception, reply: Reply, *, exchange: str, now: int) -> ExchangeError:
+    """The error to raise for what ccxt raised, and the reply that it came from. `now` is the local clock, epoch ms."""
+    status = reply.status
+    said = f"{exchange}: {describe(error, reply)}"
+    if status in DEFAULT_WAIT_MS or (status == 503 and "retry-after" in reply.headers):
+        return _told_to_wait(said, reply, now)
+    if status >= 500 or status == 408:
+        return ExchangeUnavailable(said, hint="the exchange is down or overloaded; run again later")
+    ours = class_of(error)
+    if status in _PERMANENT and ours is not UnknownSymbol:
+        return ExchangeRefused(said, hint=_HINTS.get(status, ""))
+    if ours is RateLimited:
+        return RateLimited(said, hint="the exchange asks for fewer requests; lower --budget")
+    return ours(said)
+
+
+def describe(error: Exception, reply: Reply) -> str:
+    """What happened in one line, without URL (it may carry a signature) and without control characters."""
+    kind = type(error).__name__
+    if reply.status:
+        said = clean(reply.body)[:200]
+        return f"HTTP {reply.status} {kind}" + (f": {said}" if said else "")
+    cause = error.__cause__ or error.__context__
+    if cause is not None:
+        return f"{kind}: {clean(str(cause) or type(cause).__name__)[:200]}"
+    return f"{kind}: {clean(str(error))[:200]}"
+
+
+def clean(text: str) -> str:
+    """`text` fit for a terminal and a log line."""
+    return _CONTROL.sub(" ", text).strip()
+
+
+def _told_to_wait(said: str, reply: Reply, now: int) -> RateLimited:
+    until = now + wait_told(reply, now)
+    ban = reply.status == 418
+    word = "banned this host" if ban else "asks to wait"
+    return RateLimited(
+        f"{said} (until {iso(until)})", hint=f"the exchange {word} until {iso(until)}", until=until, ban=ban
+    )
+
+
+def wait_told(reply: Reply, now: int) -> int:
+    """Milliseconds to stay away: the longest sane time that header and body name, else the default of the status."""
+    told = [wait for wait in (_retry_after(reply), _until_in_body(reply, now)) if wait is not None]
+    if not told:
+        return DEFAULT_WAIT_MS.get(reply.status, 5_000)
+    return min(max(told), LONGEST_WAIT_MS)
+
+
+def _retry_after(reply: Reply) -> int | None:
+    text = reply.headers.get("retry-after", "").strip()
+    try:
+        seconds = float(text)
+    except ValueError:
+        moment = _http_date(text)
+        sent = _http_date(reply.headers.get("date", ""))
+        if moment is None or sent is None:
+            return None
+        return max(0, moment - sent)
+    # Negative is junk; so is NaN, which compares false. Infinity is clamped by the caller.
+    return round(min(seconds, 1e9) * 1000) if seconds >= 0 else None
+
+
+def _until_in_body(reply: Reply, now: int) -> int | None:
+    found = _BANNED_UNTIL.search(reply.body)
+    if found is None:
+        return None
+    # The moment is on the exchange's clock; its Date header says what that shows, if it came.
+    wait = int(found[1]) - (_http_date(reply.headers.get("date", "")) or now)
+    return wait if 0 <= wait <= LONGEST_WAIT_MS else None
+
+
+def _http_date(text: str) -> int | None:
+    try:
+        moment = parsedate_to_datetime(text)
+    except (ValueError, TypeError, IndexError):
+        return None
+    aware = moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
+    return round(aware.timestamp() * 1000)

@@ -1,0 +1,239 @@
+"""Source `ccxt_rest`: candles of any exchange that ccxt speaks to, over REST."""
+
+from __future__ import annotations
+
+import asyncio
+import difflib
+import logging
+import math
+from collections.abc import AsyncIterator, Mapping
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+from typing import Any
+
+from chandlery.candle import CandlePage, SeriesId
+from chandlery.clock import Clock, SystemClock
+from chandlery.errors import ExchangeRefused, UnknownSymbol, UnknownTimeframe
+from chandlery.ledger import Fact
+from chandlery.sources.asking import Asker
+from chandlery.sources.bans import state_folder
+from chandlery.sources.base import Estimate, Market, Source, Traffic
+from chandlery.sources.ccxt_client import DECLARING, Client
+from chandlery.sources.edges import Beginning, Edges
+from chandlery.sources.pacing import Pacer
+from chandlery.sources.retry import persist
+from chandlery.sources.walk import Walk
+from chandlery.timeframe import Timeframe, parse_timeframe
+from chandlery.timerange import TimeRange
+
+log = logging.getLogger("chandlery.sources.ccxt_rest")
+
+#: Candles per answer where ccxt's own hint is known to be wrong (docs/exchanges.md); a start, never trusted.
+PAGES: Mapping[str, int] = {
+    "binanceusdm": 499,  # the most candles for its weight
+    "bitget": 200,
+    "coinbase": 299,
+    "kucoinfutures": 200,
+    "mexc": 500,
+    "okx": 100,
+}
+DEFAULT_PAGE = 1000
+
+
+class CcxtRest(Source):
+    """Candles of one exchange through ccxt's REST classes. Use it in one event loop and close it.
+
+    `budget` is the share of the exchange's own declared limits to spend, `max_wait_seconds` the longest wait that the
+    exchange may order before the run ends with RateLimited, `timeout_seconds` the total time of one request.
+    """
+
+    name = "ccxt_rest"
+
+    def __init__(
+        self,
+        exchange_id: str,
+        *,
+        url: str | None = None,
+        api_key: str = "",
+        secret: str = "",
+        signed: bool = False,
+        clock: Clock | None = None,
+        state_dir: Path | None = None,
+        max_wait_seconds: float = 600,
+        budget: float = 0.8,
+        settle_seconds: float = 10.0,
+        timeout_seconds: float = 30.0,
+    ) -> None:
+        self.exchange = exchange_id
+        self.settle_seconds = settle_seconds
+        self.traffic = Traffic()
+        self.clock = clock or SystemClock()
+        pacer = Pacer(
+            clock=self.clock,
+            state_dir=state_dir or state_folder(),
+            max_wait_seconds=max_wait_seconds,
+            share=budget,
+            unit_ms=None,
+        )
+        self.client = Client(
+            exchange_id,
+            pacer=pacer,
+            traffic=self.traffic,
+            url=url,
+            api_key=api_key,
+            secret=secret,
+            signed=signed,
+            timeout_seconds=timeout_seconds,
+        )
+        if not self.client.ccxt.has.get("fetchOHLCV"):
+            raise ExchangeRefused(
+                f"{exchange_id} gives no candles through ccxt",
+                hint="choose another exchange; ccxt's `has` lists them",
+            )
+        if exchange_id not in DECLARING:
+            pacer.unit_ms = float(self.client.ccxt.rateLimit)
+        self._asker = Asker(self.client, self.traffic, self.clock, max_wait_seconds=max_wait_seconds)
+        self._markets: dict[str, Market] = {}
+        self._loading = asyncio.Lock()
+        self._loaded_types: tuple[str, ...] | None = None
+        self._beginnings: dict[SeriesId, Beginning | None] = {}
+        self._warned_clock = False
+
+    @property
+    def ccxt(self) -> Any:
+        """The ccxt object itself, made strict."""
+        return self.client.ccxt
+
+    async def now(self) -> int:
+        """The exchange's time, epoch ms: what it says, else the Date of an answer, else the local clock."""
+        if self.client.ccxt.has.get("fetchTime"):
+            moment, _ = await persist(lambda: self.client.call("fetch_time"), self._asker.patience())
+            if isinstance(moment, int | float) and math.isfinite(moment):
+                return int(moment)
+        else:
+            await self.markets()
+        if self.client.date:
+            sent = parsedate_to_datetime(self.client.date)
+            return round(sent.timestamp() * 1000)
+        if not self._warned_clock:
+            self._warned_clock = True
+            log.warning("%s does not tell its time; the local clock is used", self.exchange)
+        return self.clock.now_ms()
+
+    async def markets(self) -> Mapping[str, Market]:
+        """All markets by symbol; asked once and kept. For binance those of spot, until a swap is asked for."""
+        return await self._load(("spot",) if self.exchange == "binance" else None)
+
+    async def _load(self, types: tuple[str, ...] | None) -> Mapping[str, Market]:
+        async with self._loading:
+            if self._markets and (types is None or set(types) <= set(self._loaded_types or ())):
+                return self._markets
+            found = await persist(lambda: self.client.load_markets(types=types), self._asker.patience())
+            self._markets = {symbol: _market(symbol, raw) for symbol, raw in found.items()}
+            self._loaded_types = types
+            return self._markets
+
+    async def timeframes(self) -> Mapping[str, Timeframe]:
+        """The timeframes that the exchange offers, by their text, shortest first."""
+        return self._offered()
+
+    def _offered(self) -> dict[str, Timeframe]:
+        found: list[Timeframe] = []
+        for text in self.client.ccxt.timeframes or {}:
+            try:
+                found.append(parse_timeframe(text))
+            except UnknownTimeframe:
+                log.debug("%s offers a timeframe that is none: %r", self.exchange, text)
+        return {frame.text: frame for frame in sorted(found, key=lambda f: f.nominal_ms)}
+
+    async def known(self, series: SeriesId) -> Market:
+        """Check symbol and timeframe; raises UnknownSymbol or UnknownTimeframe with the nearest names as hint."""
+        offered = self._offered()
+        if series.timeframe not in offered:
+            raise UnknownTimeframe(
+                f"{self.exchange} does not offer the timeframe {series.timeframe!r}",
+                hint="it offers " + ", ".join(offered),
+            )
+        markets = await self.markets()
+        if series.symbol not in markets and ":" in series.symbol and self.exchange == "binance":
+            markets = await self._load(("spot", "linear", "inverse"))
+        market = markets.get(series.symbol)
+        if market is None:
+            near = difflib.get_close_matches(series.symbol.upper(), markets, n=4, cutoff=0.5)
+            hint = (
+                ("did you mean " + ", ".join(near) + "?") if near else "`chandlery markets` lists its symbols"
+            )
+            raise UnknownSymbol(f"{self.exchange} does not list {series.symbol!r}", hint=hint)
+        return market
+
+    async def listing(self, series: SeriesId) -> int | None:
+        """The open time of the first candle that the exchange gives, None if it gives none. Kept once found."""
+        await self.known(series)
+        found = await self._beginning(series, await self.now())
+        return None if found is None else found.open
+
+    async def _beginning(self, series: SeriesId, now: int) -> Beginning | None:
+        if series not in self._beginnings:
+            found = await self._edges(series, now).beginning()
+            if found is None:
+                return None
+            self._beginnings[series] = found
+        return self._beginnings[series]
+
+    def _edges(self, series: SeriesId, now: int) -> Edges:
+        return Edges(self._asker, series, self._offered(), now=now, page=self._page(series))
+
+    def _page(self, series: SeriesId) -> int:
+        """How many candles to ask for at once: ccxt's hint, which nothing relies on."""
+        if self.exchange in PAGES:
+            return PAGES[self.exchange]
+        try:
+            hint = self.client.ccxt.feature_value(series.symbol, "fetchOHLCV", "limit")
+        except Exception:  # noqa: BLE001 - a hint: ccxt raises anything for symbols that it does not know
+            hint = None
+        return min(int(hint), 5000) if isinstance(hint, int) and hint >= 2 else DEFAULT_PAGE
+
+    async def pages(
+        self, series: SeriesId, span: TimeRange, *, now: int, settle: int
+    ) -> AsyncIterator[CandlePage | Fact]:
+        """Walk `span` upwards; see `Source.pages`. Rows that are not settled at `now` are never in a page."""
+        market = await self.known(series)
+        frame = series.frame
+        until = min(span.until, frame.floor(now - settle))
+        if until <= span.since:
+            return
+        walk = Walk(
+            self._asker,
+            self._edges(series, now),
+            series,
+            TimeRange(span.since, until),
+            market=market,
+            beginning=lambda: self._beginning(series, now),
+            now=now,
+            page=self._page(series),
+            source=self.name,
+        )
+        async for said in walk.run():
+            yield said
+
+    async def estimate(self, series: SeriesId, span: TimeRange) -> Estimate:
+        """What `pages` over `span` costs at least: each answer brings a page less the overlap candle."""
+        await self.known(series)
+        page = self._page(series)
+        requests = max(0, math.ceil(series.frame.count(span.since, span.until) / max(1, page - 1)))
+        weight, seconds = self.client.cost_of_candles(requests, series.symbol)
+        return Estimate(requests, weight, seconds, self.name)
+
+    async def close(self) -> None:
+        """Close the connections; twice is fine."""
+        await self.client.close()
+
+
+def _market(symbol: str, raw: Mapping[str, Any]) -> Market:
+    return Market(
+        symbol=symbol,
+        kind=str(raw.get("type") or "spot"),
+        active=raw.get("active") is not False,
+        base=str(raw.get("base") or ""),
+        quote=str(raw.get("quote") or ""),
+    )

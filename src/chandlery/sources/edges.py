@@ -1,0 +1,287 @@
+"""Where candles begin, where they go on after a hole, and where the last one before a moment is.
+
+Each search asks coarser timeframes first, so that it costs a handful of requests whatever the distance, and none takes
+an empty answer for proof: a look counts only where a candle that must be in it is in it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from chandlery.candle import SeriesId
+from chandlery.errors import BadAnswer, ExchangeRefused
+from chandlery.sources.asking import Asker, Rows
+from chandlery.timeframe import DAY, Timeframe
+
+log = logging.getLogger("chandlery.sources.edges")
+
+#: No exchange has candles from before 2009-01-01.
+DAWN = 1_230_768_000_000
+#: Candles that one answer surely covers where nothing else is known.
+SURE_PAGE = 100
+#: Requests that one search may cost before it gives up.
+REQUESTS = 40
+#: Answers that must agree on the first candle where one of them could be "the latest candles, whatever `since`".
+SUSPICIOUS = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Beginning:
+    """The first candle that the exchange gives, and whether older ones exist that it does not give."""
+
+    open: int
+    deeper: bool = False
+
+
+class Edges:
+    """Searches over one series of one exchange."""
+
+    def __init__(
+        self, asker: Asker, series: SeriesId, offered: Mapping[str, Timeframe], *, now: int, page: int
+    ) -> None:
+        self.asker = asker
+        self.series = series
+        self.now = now
+        self.page = page
+        self.frame = series.frame
+        self._left = REQUESTS
+        longer = [
+            f
+            for f in offered.values()
+            if f.nominal_ms >= self.frame.nominal_ms and f.text != series.timeframe
+        ]
+        #: From the series' own timeframe up, one of about each length.
+        self.levels = [self.frame, *sorted(longer, key=lambda f: f.nominal_ms)]
+
+    # -- looking ---------------------------------------------------------------------------------------------------
+
+    async def look(
+        self, frame: Timeframe, since: int, *, limit: int = 0, must: int | None = None
+    ) -> list[tuple[int, int]]:
+        """The candles from `since` on at some timeframe, as (open, close) times; `must` is a moment that one holds.
+
+        An answer without that candle is asked for again. Raises BadAnswer when the search has cost too much.
+        """
+        self._left -= 1
+        if self._left < 0:
+            raise BadAnswer(f"{self.series}: the edge of the candles was not found in {REQUESTS} requests")
+        own = frame == self.frame
+
+        def believe(rows: Rows) -> str:
+            if must is None or any(a <= must < b for a, b in _spans(rows, frame)):
+                return ""
+            return f"the {frame.text} candle that holds {must} is not in the answer"
+
+        rows = await self.asker.rows(
+            self.series,
+            frame.text,
+            max(0, since),
+            limit or self.page,
+            now=self.now,
+            grid=frame if own else None,
+            believe=believe,
+        )
+        return _spans(rows, frame)
+
+    def _level(self, span: int) -> Timeframe:
+        """The shortest timeframe of which one answer surely covers `span` ms."""
+        for frame in self.levels:
+            if frame.nominal_ms * (SURE_PAGE - 4) >= span:
+                return frame
+        return self.levels[-1]
+
+    # -- the searches ----------------------------------------------------------------------------------------------
+
+    async def next_after(self, known: int) -> int | None:
+        """Open time of the first candle after the one open at `known`; None if there is none up to now."""
+        return await self._first(known, self.frame.next(known), self.now + 1)
+
+    async def _first(self, known: int, lo: int, hi: int) -> int | None:
+        """The first candle of the series in [lo, hi), where a candle is known to be open at `known` <= lo.
+
+        Every answer must hold the candle of `known`: only then does it prove what it does not show.
+        """
+        while lo < hi:
+            frame = self._level(hi - known)
+            begin = known if frame == self.frame else known - 2 * frame.nominal_ms
+            spans = await self.look(frame, begin, must=known)
+            if frame == self.frame:
+                found = [a for a, _ in spans if lo <= a < hi]
+                if found:
+                    return found[0]
+                return None
+            # What comes first: the rest of the long candle that holds `known`, then the next long candle.
+            holding = next((b for a, b in spans if a <= known < b), lo)
+            if lo < min(hi, holding):
+                found_here = await self._first(known, lo, min(hi, holding))
+                if found_here is not None:
+                    return found_here
+            later = [(a, b) for a, b in spans if a >= holding and a < hi]
+            if not later:
+                if frame.nominal_ms * (SURE_PAGE - 4) >= hi - known or frame == self.levels[-1]:
+                    return None
+                lo = holding
+                continue
+            first = await self._begin_of(later[0])
+            return first if first is not None and lo <= first < hi else None
+        return None
+
+    async def _begin_of(self, span: tuple[int, int]) -> int | None:
+        """The first candle of the series inside one longer candle, which says that there is one."""
+        lo, hi = span
+        while True:
+            frame = self._level(hi - lo)
+            spans = await self._look_twice(frame, lo, hi)
+            if not spans:
+                return None
+            if frame == self.frame:
+                return spans[0][0]
+            narrowed = (max(lo, spans[0][0]), min(hi, spans[0][1]))
+            if narrowed == (lo, hi):
+                # The longer candle is the only one: go on with the next shorter timeframe.
+                shorter = [f for f in self.levels if f.nominal_ms < frame.nominal_ms]
+                narrowed = await self._narrow(shorter[-1] if shorter else self.frame, lo, hi) or (lo, hi)
+                if narrowed == (lo, hi):
+                    return None
+            lo, hi = narrowed
+
+    async def _narrow(self, frame: Timeframe, lo: int, hi: int) -> tuple[int, int] | None:
+        """Step through [lo, hi) in answers of `frame` until a candle shows."""
+        at = lo
+        while at < hi:
+            found = [(a, b) for a, b in await self.look(frame, at) if lo <= a < hi]
+            if found:
+                return found[0]
+            at += frame.nominal_ms * (SURE_PAGE - 4)
+        return None
+
+    async def _look_twice(self, frame: Timeframe, lo: int, hi: int) -> list[tuple[int, int]]:
+        """Candles that overlap [lo, hi); emptiness is asked for again from another beginning."""
+        for shift in (0, 1, 3, 7):
+            spans = [
+                (a, b) for a, b in await self.look(frame, lo - shift * frame.nominal_ms) if lo < b and a < hi
+            ]
+            if frame == self.frame:
+                spans = [(a, b) for a, b in spans if a >= lo]
+            if spans:
+                return spans
+        return []
+
+    async def last_before(self, moment: int, floor: int) -> int | None:
+        """Open time of the last candle before `moment`; one is known to be open at `floor` < moment."""
+        hi = moment
+        for frame in self.levels:
+            begin = hi - (SURE_PAGE - 8) * frame.nominal_ms
+            must = floor if begin <= floor else None
+            before = [(a, b) for a, b in await self.look(frame, max(begin, floor), must=must) if a < hi]
+            if not before:
+                continue
+            if frame == self.frame:
+                return before[-1][0]
+            return await self._last_in(max(before[-1][0], floor), min(before[-1][1], hi), floor)
+        return floor
+
+    async def _last_in(self, lo: int, hi: int, floor: int) -> int:
+        """The last candle of the series in [lo, hi), part of one longer candle."""
+        while True:
+            frame = self._level(hi - lo)
+            spans = [(a, b) for a, b in await self._look_twice(frame, lo, hi) if a < hi]
+            if not spans:
+                return floor
+            if frame == self.frame:
+                return spans[-1][0]
+            narrowed = (max(lo, spans[-1][0]), min(hi, spans[-1][1]))
+            if narrowed == (lo, hi):
+                return floor
+            lo, hi = narrowed
+
+    # -- the beginning ---------------------------------------------------------------------------------------------
+
+    async def beginning(self) -> Beginning | None:
+        """The first candle that the exchange gives; None if it gives none."""
+        first = await self._first_given()
+        if first is None:
+            return None
+        longest = self.levels[-1]
+        if longest == self.frame:
+            return Beginning(first)
+        # A longer candle that ends before the first of ours begins says that the exchange once had more.
+        spans = await self._coarse_from_dawn(longest)
+        slack = DAY if longest.fixed_ms is None else 0
+        return Beginning(first, deeper=bool(spans) and spans[0][1] + slack <= first)
+
+    async def _first_given(self) -> int | None:
+        """Ask for the first candle straight out, else find it through longer ones; then ask just before it."""
+        first = await self._straight()
+        if first is None:
+            spans = await self._coarse_from_dawn(self.levels[-1])
+            if not spans:
+                return None
+            first = spans[0][0] if self.levels[-1] == self.frame else await self._begin_of(spans[0])
+        for _ in range(4):
+            if first is None:
+                return None
+            # An answer that begins before it must begin with it.
+            earlier = await self.look(self.frame, self.frame.add(first, -5), limit=8, must=first)
+            if earlier[0][0] == first:
+                return first
+            first = earlier[0][0]
+        return first
+
+    async def _straight(self) -> int | None:
+        """The first candle by `since` = 0, where the exchange answers that with its first ones."""
+        agreed: dict[int, int] = {}
+        for _ in range(2 * SUSPICIOUS):
+            try:
+                spans = await self.look(self.frame, 0, limit=5)
+            except ExchangeRefused:
+                return None  # some call a range from 1970 on a bad request
+            if not spans:
+                return None
+            first = spans[0][0]
+            agreed[first] = agreed.get(first, 0) + 1
+            # The latest candles, whatever `since`, look like the first ones of a market that has just begun.
+            suspicious = spans[-1][1] >= self.now - 3 * self.frame.nominal_ms
+            if agreed[first] >= (SUSPICIOUS if suspicious else 1):
+                return first
+        return None
+
+    async def _coarse_from_dawn(self, frame: Timeframe) -> list[tuple[int, int]]:
+        """The first candles at a long timeframe: straight from the dawn, else by halving the time since then."""
+        length = frame.nominal_ms * (SURE_PAGE - 4)
+        for since in (DAWN, DAWN - length // 2):
+            spans = await self._tolerant(frame, since)
+            if spans:
+                return spans
+        lo, hi = DAWN, self.now  # nothing begins in [DAWN, lo + length)
+        best: list[tuple[int, int]] = []
+        latest = await self._tolerant(frame, self.now - length)
+        if not latest:
+            return []
+        best, hi = latest, latest[0][0]
+        while hi - lo > length:
+            middle = (lo + hi) // 2
+            spans = await self._tolerant(frame, middle)
+            if spans and spans[0][0] < best[0][0]:
+                best, hi = spans, min(middle, spans[0][0])
+            else:
+                lo = middle + length if not spans else middle
+        spans = await self._tolerant(frame, best[0][0] - length)
+        return spans if spans and spans[0][0] < best[0][0] else best
+
+    async def _tolerant(self, frame: Timeframe, since: int) -> list[tuple[int, int]]:
+        try:
+            return await self.look(frame, since)
+        except ExchangeRefused as error:
+            log.debug("%s refuses %s from %d: %s", self.series, frame.text, since, error)
+            return []
+
+
+def _spans(rows: Rows, frame: Timeframe) -> list[tuple[int, int]]:
+    """Each candle as [open, close); a foreign calendar's month counts as 31 days."""
+    times: list[int] = rows.good["time"].to_physical().to_list()
+    if frame.fixed_ms is not None:
+        return [(t, t + frame.fixed_ms) for t in times]
+    return [(t, frame.next(t)) for t in times]
