@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import chain, count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -83,20 +84,14 @@ def bars_of(candles: pl.DataFrame, series: SeriesId, *, most: int) -> Bars:
 
 def _shortest(own: Timeframe, first: int, last: int, most: int) -> Timeframe:
     """The shortest timeframe made of whole `own` candles whose bars from `first` to `last` are at most `most`."""
-    fitting = own
-    for text in (None, *_STEPS):
-        step = own if text is None else parse_timeframe(text)
-        if step.nominal_ms < own.nominal_ms or not _holds_whole(step, own):
-            continue
-        fitting = step
-        if step.slot(last) - step.slot(first) < most:
-            break
-    return fitting
+    usual = (parse_timeframe(text) for text in _STEPS)
+    longer = (step for step in usual if step.nominal_ms > own.nominal_ms and _holds_whole(step, own))
+    # 3d and the like go into no usual one: then twice, three times and so on their own length.
+    multiples = (Timeframe(own.size * times, own.unit, own.anchor) for times in count(2))
+    return next(step for step in chain((own,), longer, multiples) if step.slot(last) - step.slot(first) < most)
 
 
 def _holds_whole(long: Timeframe, short: Timeframe) -> bool:
-    if long == short:
-        return True
     if short.fixed_ms is None:
         return long.fixed_ms is None and long.nominal_ms % short.nominal_ms == 0
     if long.fixed_ms is None:

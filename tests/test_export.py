@@ -1,0 +1,387 @@
+"""Exports: exact digits, whole files, many series, and memory that does not grow."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import os
+import random
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import chandlery.export
+from chandlery.candle import SCHEMA, VALUES, CandlePage, SeriesId
+from chandlery.errors import NoSuchSeries, StoreFull, UsageError
+from chandlery.export import digest, export_file, export_series, format_of
+from chandlery.stores.base import Ask, Page, Store
+from chandlery.stores.memory import MemoryStore
+from chandlery.timerange import TimeRange
+
+START = 1_704_067_200_000  # 2024-01-01
+HOUR = 3_600_000
+BTC = SeriesId("binance", "BTC/USDT", "1h")
+ETH = SeriesId("binance", "ETH/USDT", "4h")
+# The values a float writer gets wrong first: shortest digits, exponents, the ends of the range, a signed zero.
+EXTREMES = (1e-8, 1e22, 5e-324, 0.1 + 0.2, -0.0, 1.0, 1e16, 123456789.12345678, 1.7976931348623157e308, 1 / 3, 1e-5, 2.0**53)
+
+
+def keep(store: Store, series: SeriesId, rows: dict[int, tuple[float, ...]]) -> None:
+    """Store rows (slot after START -> open, high, low, close, volume)."""
+    frame = series.frame
+    candles = pl.DataFrame(
+        {
+            "time": pl.Series([frame.add(START, s) for s in sorted(rows)], dtype=pl.Int64).cast(SCHEMA["time"]),
+            **{name: pl.Series([rows[s][n] for s in sorted(rows)], dtype=pl.Float64) for n, name in enumerate(VALUES)},
+        }
+    )
+    span = TimeRange(START, frame.add(START, max(rows, default=0) + 1))
+    store.write([Ask(series, span, span.until, 0), Page(CandlePage(series, span, candles, "test", span.until))])
+
+
+def plain_store(*series: SeriesId) -> MemoryStore:
+    """A store with three candles and a hole in each of the series."""
+    store = MemoryStore()
+    for number, one in enumerate(series):
+        keep(store, one, {s: (100.5 + s + number, 103.0, 99.0, 101.0, 7.25) for s in (0, 1, 3)})
+    return store
+
+
+def exported(store: Store, series: list[SeriesId], fmt: str = "csv", **bounds: object) -> bytes:
+    """What an export writes."""
+    out = io.BytesIO()
+    export_series(store, series, out, fmt, **bounds)  # type: ignore[arg-type]
+    return out.getvalue()
+
+
+def bits(value: float) -> bytes:
+    """The eight bytes of a double: tells -0.0 from 0.0."""
+    return struct.pack("<d", value)
+
+
+def test_csv_is_what_the_contract_says() -> None:
+    """The header, epoch milliseconds, rows ascending, and numbers as their shortest digits."""
+    assert exported(plain_store(BTC), [BTC]).decode() == (
+        "timestamp,open,high,low,close,volume\n"
+        "1704067200000,100.5,103.0,99.0,101.0,7.25\n"
+        "1704070800000,101.5,103.0,99.0,101.0,7.25\n"
+        "1704078000000,103.5,103.0,99.0,101.0,7.25\n"
+    )
+
+
+def test_jsonl_has_the_same_keys() -> None:
+    """Each line is one candle with csv's names as keys."""
+    lines = exported(plain_store(BTC), [BTC], "jsonl").decode().splitlines()
+
+    assert json.loads(lines[2]) == {
+        "timestamp": START + 3 * HOUR,
+        "open": 103.5,
+        "high": 103.0,
+        "low": 99.0,
+        "close": 101.0,
+        "volume": 7.25,
+    }
+
+
+def test_parquet_has_the_columns_of_a_frame(tmp_path: Path) -> None:
+    """An exported Parquet file reads back as the frame that the store gives."""
+    store = plain_store(BTC)
+    export_file(store, [BTC], tmp_path / "x.parquet")
+
+    assert pl.read_parquet(tmp_path / "x.parquet").equals(store.read(BTC))
+    assert pl.read_parquet(tmp_path / "x.parquet").schema == SCHEMA
+
+
+@pytest.mark.parametrize("fmt", ["csv", "jsonl", "parquet"])
+def test_several_series_are_told_apart(fmt: str) -> None:
+    """With several series each row leads with exchange, symbol and timeframe, in the order asked."""
+    content = exported(plain_store(BTC, ETH), [ETH, BTC], fmt)
+    read = {"csv": pl.read_csv, "jsonl": pl.read_ndjson, "parquet": pl.read_parquet}[fmt]
+    frame = read(io.BytesIO(content))
+
+    assert frame.columns[:3] == ["exchange", "symbol", "timeframe"]
+    assert frame["symbol"].to_list() == ["ETH/USDT"] * 3 + ["BTC/USDT"] * 3
+    assert frame["timeframe"].to_list() == ["4h"] * 3 + ["1h"] * 3
+    assert frame["open"].to_list() == [101.5, 102.5, 104.5, 100.5, 101.5, 103.5]
+
+
+def test_bounds_are_half_open() -> None:
+    """`since` is exported, `until` is not."""
+    text = exported(plain_store(BTC), [BTC], since=START + HOUR, until=START + 3 * HOUR).decode()
+
+    assert [line.split(",")[0] for line in text.splitlines()[1:]] == [str(START + HOUR)]
+
+
+@pytest.mark.parametrize("fmt", ["csv", "jsonl", "parquet"])
+def test_a_range_without_candles_is_an_empty_file_of_its_kind(fmt: str) -> None:
+    """Nothing in the range: a header, no line, or a Parquet file of the right columns without rows."""
+    content = exported(plain_store(BTC), [BTC], fmt, until=START)
+
+    if fmt == "parquet":
+        assert pl.read_parquet(io.BytesIO(content)).schema == SCHEMA
+        assert pl.read_parquet(io.BytesIO(content)).height == 0
+    else:
+        assert content.decode() == ("timestamp,open,high,low,close,volume\n" if fmt == "csv" else "")
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.one_of(st.floats(allow_nan=False, allow_infinity=False), st.sampled_from(EXTREMES)), min_size=5, max_size=40))
+def test_text_reads_back_to_the_same_doubles(numbers: list[float]) -> None:
+    """Any finite double in csv and jsonl reads back to the same eight bytes, in no more digits than Python needs."""
+    rows = {n: tuple(numbers[(n + k) % len(numbers)] for k in range(5)) for n in range(len(numbers))}
+    store = MemoryStore()
+    keep(store, BTC, rows)
+    stored = [value for slot in sorted(rows) for value in rows[slot]]
+
+    table = list(csv.reader(io.StringIO(exported(store, [BTC]).decode())))[1:]
+    cells = [cell for line in table for cell in line[1:]]
+    objects = [json.loads(line) for line in exported(store, [BTC], "jsonl").decode().splitlines()]
+
+    assert [bits(float(c)) for c in cells] == [bits(v) for v in stored]
+    assert [bits(o[name]) for o in objects for name in VALUES] == [bits(v) for v in stored]
+    assert all(_digits(c) <= _digits(repr(v)) for c, v in zip(cells, stored, strict=True))
+
+
+def _digits(text: str) -> int:
+    """How many significant digits a number is written with."""
+    return len(text.lstrip("-").split("e")[0].replace(".", "").strip("0"))
+
+
+def test_a_csv_of_random_doubles_reads_back(seed: int) -> None:
+    """A hundred thousand doubles of random bits survive the csv bit for bit."""
+    rng = random.Random(seed)
+    numbers: list[float] = []
+    while len(numbers) < 100_000:
+        value = struct.unpack("<d", rng.randbytes(8))[0]
+        if abs(value) < float("inf"):
+            numbers.append(value)
+    store = MemoryStore()
+    keep(store, BTC, {n: tuple(numbers[5 * n : 5 * n + 5]) for n in range(20_000)})
+
+    lines = exported(store, [BTC]).decode().splitlines()[1:]
+
+    read = [float(cell) for line in lines for cell in line.split(",")[1:]]
+    assert struct.pack("<100000d", *read) == struct.pack("<100000d", *numbers)
+
+
+@pytest.mark.parametrize("name", ["=1+1", "+cmd", "-2", "@sum", "\tx", "\rx"])
+def test_a_symbol_is_no_formula_in_csv(name: str) -> None:
+    """A symbol that a spreadsheet would run as a formula has an apostrophe before it in csv, and only there."""
+    hostile = SeriesId("binance", f"{name}/USDT", "1h")
+    store = plain_store(BTC, hostile)
+
+    table = list(csv.DictReader(io.StringIO(exported(store, [BTC, hostile]).decode(), newline="")))
+    objects = [json.loads(x) for x in exported(store, [BTC, hostile], "jsonl").decode().splitlines()]
+
+    assert {row["symbol"] for row in table} == {"BTC/USDT", f"'{name}/USDT"}
+    assert {o["symbol"] for o in objects} == {"BTC/USDT", f"{name}/USDT"}
+
+
+def test_hostile_symbols_stay_in_their_cell() -> None:
+    """Commas, quotes and line breaks in a symbol are quoted, so that the csv reads back to the same names."""
+    names = ['a,b"c', "line\nbreak", "car\rriage", "ünï", "x" * 300]
+    series = [SeriesId("binance", name, "1h") for name in names]
+
+    table = csv.DictReader(io.StringIO(exported(plain_store(*series), series).decode(), newline=""))
+
+    assert [row["symbol"] for row in table] == [name for name in names for _ in range(3)]
+
+
+def test_a_kind_other_than_trade_adds_its_column() -> None:
+    """Trade and mark candles of one symbol are told apart by a column `kind`."""
+    mark = SeriesId("binance", "BTC/USDT", "1h", "mark")
+    text = exported(plain_store(BTC, mark), [BTC, mark]).decode()
+
+    assert text.splitlines()[0].startswith("exchange,symbol,timeframe,kind,timestamp")
+    assert [line.split(",")[3] for line in text.splitlines()[1:]] == ["trade"] * 3 + ["mark"] * 3
+
+
+@pytest.mark.parametrize("fmt", ["csv", "jsonl", "parquet"])
+def test_reading_in_pieces_changes_nothing(fmt: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An export that is read two slots at a time has the same content as one read at once."""
+    store = plain_store(BTC, ETH)
+    whole = exported(store, [BTC, ETH], fmt)
+    monkeypatch.setattr(chandlery.export, "SLOTS_AT_ONCE", 2)
+
+    pieces = exported(store, [BTC, ETH], fmt)
+
+    if fmt == "parquet":
+        assert pl.read_parquet(io.BytesIO(pieces)).equals(pl.read_parquet(io.BytesIO(whole)))
+    else:
+        assert pieces == whole
+
+
+def test_the_digest_is_that_of_the_csv() -> None:
+    """`digest` is what sha256sum says of the csv export, of the series named or of all in the store's order."""
+    store = plain_store(ETH, BTC)
+
+    assert digest(store, BTC) == hashlib.sha256(exported(store, [BTC])).hexdigest()
+    assert digest(store) == hashlib.sha256(exported(store, [BTC, ETH])).hexdigest()
+    assert digest(store) != digest(plain_store(BTC, SeriesId("binance", "ETH/USDT", "2h")))
+
+
+@pytest.mark.parametrize(
+    ("path", "asked", "expected"),
+    [
+        (None, None, "csv"),
+        ("x.csv", None, "csv"),
+        ("x.PARQUET", None, "parquet"),
+        ("x.jsonl", None, "jsonl"),
+        ("x.ndjson", "jsonl", "jsonl"),
+        ("x", None, "csv"),
+        ("x.dat", "parquet", "parquet"),
+    ],
+)
+def test_the_format_comes_from_the_ending(path: str | None, asked: str | None, expected: str) -> None:
+    """Without --format the file's ending says it; an ending that says nothing needs --format."""
+    assert format_of(None if path is None else Path(path), asked) == expected
+
+
+@pytest.mark.parametrize(
+    ("path", "asked", "named"),
+    [("x.csv", "parquet", "x.csv"), ("x.jsonl", "csv", "x.jsonl"), ("x.xlsx", None, "x.xlsx"), (None, "feather", "feather")],
+)
+def test_a_format_that_cannot_be_is_refused(path: str | None, asked: str | None, named: str) -> None:
+    """A contradiction, an unknown ending and an unknown format are usage errors that name it."""
+    with pytest.raises(UsageError, match=named) as caught:
+        format_of(None if path is None else Path(path), asked)
+
+    assert caught.value.hint
+
+
+def test_a_file_is_replaced_only_by_a_whole_one(tmp_path: Path) -> None:
+    """A failing export leaves the file that was there, with its content, and nothing beside it."""
+    target = tmp_path / "x.csv"
+    target.write_text("before")
+    store = plain_store(BTC)
+
+    with pytest.raises(NoSuchSeries):
+        export_file(store, [BTC, ETH], target)
+    assert target.read_text() == "before"
+
+    with pytest.raises(RuntimeError, match="halfway"), chandlery.export.whole_file(target) as out:
+        out.write(b"half")
+        raise RuntimeError("halfway")
+    assert target.read_text() == "before"
+    assert os.listdir(tmp_path) == ["x.csv"]
+
+    assert export_file(store, [BTC], target) == 3
+    assert target.read_bytes() == exported(store, [BTC])
+    assert os.listdir(tmp_path) == ["x.csv"]
+
+
+def test_a_link_and_its_rights_stay(tmp_path: Path) -> None:
+    """An export to a symbolic link replaces what it points to and keeps that file's rights."""
+    real = tmp_path / "real.csv"
+    real.write_text("before")
+    real.chmod(0o640)
+    link = tmp_path / "link.csv"
+    link.symlink_to(real)
+
+    export_file(plain_store(BTC), [BTC], link)
+
+    assert link.is_symlink()
+    assert real.read_text().startswith("timestamp,")
+    assert real.stat().st_mode & 0o777 == 0o640
+
+
+@pytest.mark.parametrize(("name", "named"), [("no/such/x.csv", "no such folder"), (".", "a folder, not a file")])
+def test_a_target_that_cannot_be_is_refused(tmp_path: Path, name: str, named: str) -> None:
+    """A missing folder and a folder as target are usage errors; nothing is made."""
+    with pytest.raises(UsageError, match=named):
+        export_file(plain_store(BTC), [BTC], tmp_path / name, "csv")
+
+    assert os.listdir(tmp_path) == []
+
+
+LIMITED = """
+import resource, sys
+from pathlib import Path
+sys.path.insert(0, {here!r})
+import test_export as t
+store = t.MemoryStore()
+t.keep(store, t.BTC, {{n: (n + 0.123456, 1e9 / (n + 1), 0.1, n / 7, n * 1.1) for n in range(20_000)}})
+resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
+try:
+    t.export_file(store, [t.BTC], Path({target!r}))
+except t.StoreFull as error:
+    print("full:", error)
+"""
+
+
+@pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])
+def test_no_room_leaves_nothing(tmp_path: Path, ending: str) -> None:
+    """Where the file cannot grow the export raises StoreFull, the old file stays and no part of a new one is left."""
+    target = tmp_path / f"x.{ending}"
+    target.write_text("before")
+    script = LIMITED.format(here=str(Path(__file__).parent), target=str(target))
+
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
+
+    assert f"full: no space left for {target}" in done.stdout, done.stderr
+    assert os.listdir(tmp_path) == [target.name]
+    assert target.read_text() == "before"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+@pytest.mark.parametrize("fmt", ["csv", "jsonl", "parquet"])
+def test_a_full_device_is_a_full_store(fmt: str) -> None:
+    """Writing to a device without room raises StoreFull, and the device is still there."""
+    with pytest.raises(StoreFull, match="/dev/full"):
+        export_file(plain_store(BTC), [BTC], "/dev/full", fmt)  # type: ignore[arg-type]
+
+    assert Path("/dev/full").is_char_device()
+
+
+GENERATED = """
+import resource, sys
+import numpy as np, polars as pl
+from pathlib import Path
+from chandlery.candle import SCHEMA, SeriesId
+from chandlery.export import export_file
+from chandlery.stores.memory import MemoryStore
+from chandlery.stores.base import Ask, Page
+from chandlery.candle import CandlePage
+from chandlery.timerange import TimeRange
+
+class Endless(MemoryStore):
+    '''A memory store whose candles are worked out when they are read, so that it holds none itself.'''
+    def candles(self, series, span=None):
+        opens = series.frame.opens(span.since, span.until)
+        price = np.round(np.random.default_rng(span.since).random(len(opens)) * 1e5, 2)
+        return pl.DataFrame({{"time": pl.Series(opens).cast(SCHEMA["time"]), **{{n: price for n in SCHEMA.names()[1:]}}}})
+
+rows = {rows}
+series = SeriesId("binance", "BTC/USDT", "1m")
+store, span = Endless(), TimeRange(0, rows * 60_000)
+page = CandlePage(series, span, Endless().candles(series, TimeRange(0, 0)), "test", span.until)
+store.write([Ask(series, span, span.until, 0), Page(page)])
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+print(export_file(store, [series], Path({target!r})), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="peak memory is in kilobytes on Linux only")
+@pytest.mark.parametrize("ending", ["csv", "parquet"])
+def test_memory_does_not_grow_with_the_history(tmp_path: Path, proven_count, ending: str) -> None:  # type: ignore[no-untyped-def]
+    """Exporting ten million candles (a tenth of that outside `make prove`) peaks below 300 MB."""
+    rows = proven_count(10_000_000)
+    target = tmp_path / f"x.{ending}"
+    script = GENERATED.format(rows=rows, target=str(target))
+
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=200, check=False)
+
+    assert done.returncode == 0, done.stderr
+    written, peak = map(int, done.stdout.split())
+    assert written == rows
+    assert peak < 300
+    if ending == "parquet":
+        assert pl.scan_parquet(target).select(pl.col("time").diff().min() == pl.duration(minutes=1)).collect().item()
