@@ -12,6 +12,7 @@
     │   └── ExchangeRefused           forbidden, geo-blocked, not supported
     └── DatabaseError                 the store could not keep or give back what it should
         ├── StoreUnreadable           not a store, newer than this program, no rights
+        │   └── NoSuchStore           nothing is there (also a UsageError)
         ├── StoreFull                 no space left
         ├── StoreCorrupt              what is read is not what was written
         ├── NoSuchSeries              (also a UsageError)
@@ -111,6 +112,10 @@ class DatabaseError(DataPipelineError):
 
 class StoreUnreadable(DatabaseError):
     """Not a store, made by a newer chandlery, or no rights."""
+
+
+class NoSuchStore(StoreUnreadable, UsageError):
+    """Nothing is where the store should be, and none was to be made."""
 
 
 class StoreFull(DatabaseError):
