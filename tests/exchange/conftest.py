@@ -53,11 +53,13 @@ def request(url: str, path: str, query: dict[str, Any], *, method: str = "GET", 
 
 @pytest.fixture(scope="module")
 def clock() -> VirtualClock:
+    """The clock that `exchange` goes by; a test may move it."""
     return VirtualClock(NOW)
 
 
 @pytest.fixture(scope="module")
 def running(clock: VirtualClock) -> Iterator[LocalExchange]:
+    """One server for all tests of a file."""
     with LocalExchange(ExchangeSettings(weight_limit=0), clock=clock) as exchange:
         yield exchange
 

@@ -66,7 +66,7 @@ def test_candles_are_the_truth(exchange: LocalExchange, timeframe: str) -> None:
 
 
 def test_errors_have_binance_classes(exchange: LocalExchange) -> None:
-    """ccxt maps the exchange's error codes to its own classes."""
+    """The real ccxt maps the exchange's error codes to its own classes."""
 
     async def ask(client: Any) -> None:
         await client.public_get_klines({"symbol": "NOPE", "interval": "1m"})

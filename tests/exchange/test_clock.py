@@ -32,7 +32,7 @@ def test_reading(text: str, expected: tuple[int, float]) -> None:
 )
 def test_what_is_not_a_clock(text: str) -> None:
     """Anything else is refused with the value and a hint."""
-    with pytest.raises(UsageError, match="not a (time|speed)") as caught:
+    with pytest.raises(UsageError, match=r"not a (time|speed)") as caught:
         parse_clock(text)
 
     assert "TIME[,SPEED]" in caught.value.hint

@@ -29,6 +29,7 @@ class Still:
 
 @pytest.fixture(scope="module")
 def market() -> GeneratedMarket:
+    """All pairs of seed 1."""
     return GeneratedMarket(GENERATED, seed=1)
 
 
@@ -121,11 +122,11 @@ def test_longer_candles_sum_up_the_minutes(timeframe: str, name: str) -> None:
     got = exchange.truth(listing.symbol, timeframe, since, until)
 
     assert got["time"].equals(expected["time"])
-    for name in ("open", "high", "low", "close", "volume"):
-        decimals = listing.volume_decimals if name == "volume" else listing.price_decimals
+    for column in ("open", "high", "low", "close", "volume"):
+        decimals = listing.volume_decimals if column == "volume" else listing.price_decimals
         # As a client reads it: from decimal digits.
-        assert got[name].to_list() == [
-            float(f"{n // 10**decimals}.{n % 10**decimals:0{decimals}d}") for n in expected[name]
+        assert got[column].to_list() == [
+            float(f"{n // 10**decimals}.{n % 10**decimals:0{decimals}d}") for n in expected[column]
         ]
     assert expected.height >= 1
 

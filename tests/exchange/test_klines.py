@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -47,7 +48,7 @@ def test_every_interval_is_on_its_grid(ask: Ask, interval: str) -> None:
 
 
 def test_start_time(ask: Ask) -> None:
-    """startTime is inclusive on open times, rounds up inside a candle, and reaches over blocks without a seam."""
+    """A startTime is inclusive on open times, rounds up inside a candle, and reaches over blocks without a seam."""
     start = MIDNIGHT - 30 * DAY
 
     assert [row[0] for row in ask(startTime=start, limit=3).json] == [
@@ -61,7 +62,7 @@ def test_start_time(ask: Ask) -> None:
 
 
 def test_end_time(ask: Ask) -> None:
-    """endTime is inclusive on open times; without startTime it gives the last rows up to it."""
+    """An endTime is inclusive on open times; without startTime it gives the last rows up to it."""
     end = MIDNIGHT - DAY
 
     assert [r[0] for r in ask(startTime=end - MINUTE, endTime=end).json] == [end - MINUTE, end]
@@ -116,7 +117,7 @@ def test_candle_in_progress_grows_into_the_closed_one(exchange: LocalExchange, c
 
     assert list(final) == seen[-1]
     assert len({row[0] for row in seen}) == 1
-    for earlier, later in zip(seen, seen[1:], strict=False):
+    for earlier, later in pairwise(seen):
         assert later[1] >= earlier[1]
         assert later[2] <= earlier[2]
         assert later[4] >= earlier[4]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
@@ -274,8 +274,8 @@ def faults_from(document: Any) -> Faults:
         if unknown or not isinstance(seed, int):
             raise UsageError("a script of faults has a number `seed` and a list `rules`, and nothing else")
     else:
-        seed, rules = 1, document if isinstance(document, Sequence) else [document]
-    if not isinstance(rules, Sequence) or isinstance(rules, str):
+        seed, rules = 1, document if isinstance(document, list) else [document]
+    if not isinstance(rules, list):
         raise UsageError("`rules` must be a list of faults")
     made = []
     for rule in rules:
