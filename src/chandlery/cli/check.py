@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from chandlery.cli import options as opt
-from chandlery.cli.fetch import Signed, WaitLock, backfill, say_store, source_of
+from chandlery.cli.fetch import Budget, MaxWait, Signed, WaitLock, backfill, say_store, source_of
 from chandlery.cli.interrupt import run_until_interrupted
 from chandlery.cli.output import Cell, Exit, Mark, Output
 from chandlery.cli.progress import RunProgress
@@ -62,6 +62,8 @@ def verify(
     exchange_url: opt.ExchangeUrl = None,
     signed: Signed = False,
     store: opt.StoreUrl = None,
+    max_wait: MaxWait = None,
+    budget: Budget = None,
     wait_lock: WaitLock = False,
     as_json: opt.Json = False,
     verbose: opt.Verbose = 0,
@@ -73,7 +75,9 @@ def verify(
     Exits with 0 only if nothing is missing, refused, invalid, there twice or unexplained.
     """
     out = Output(quiet=quiet, verbose=verbose)
-    settings = opt.settle(out, exchange=exchange, exchange_url=exchange_url, store=store)
+    settings = opt.settle(
+        out, exchange=exchange, exchange_url=exchange_url, store=store, max_wait=max_wait, budget=budget
+    )
     with opt.open_kept(settings, out) as kept:
         tasks = _tasks(kept, symbols or (), exchange, timeframe or (), since, until)
         verdicts = [_verdict(kept, task) for task in tasks]

@@ -14,7 +14,7 @@ from chandlery.cli.interrupt import run_until_interrupted
 from chandlery.cli.output import Exit, Output
 from chandlery.cli.progress import RunProgress
 from chandlery.cli.runreport import exit_code, exit_code_of_run, tell_plan, tell_run
-from chandlery.errors import NoSuchSeries, UsageError
+from chandlery.errors import NoSuchStore, UsageError
 
 if TYPE_CHECKING:
     from chandlery.backfill import Backfill, Want
@@ -254,7 +254,7 @@ async def _plan(out: Output, settings: Settings, wish: Wish, *, signed: bool) ->
         wants = await _wants(source, wish)
         try:
             store = stack.enter_context(opt.open_kept(settings, out))
-        except NoSuchSeries:
+        except NoSuchStore:
             out.note(f"there is no store at {settings.store} yet")
             store = stack.enter_context(open_store("memory:"))
         progress = RunProgress(out)
