@@ -319,12 +319,12 @@ class Store(ABC):
         """
         ledger = self.ledger(series)  # before the rows: a row that arrives in between is then merely early
         whole = ledger.asked if wanted is None else wanted
-        pieces = [
+        accounts = [
             account(ledger, self.opens(series, piece), RangeSet([piece]), gaps=gaps)
             for span in whole
             for piece in pieces(ledger.timeframe, aligned(ledger.timeframe, span))
         ]
-        return joined_accounts(pieces)
+        return joined_accounts(accounts)
 
     def __enter__(self) -> Self:
         return self
