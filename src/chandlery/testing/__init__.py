@@ -1,1 +1,19 @@
 """What a store or a source must do, as test classes to inherit, and a clock that a test owns."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from chandlery.testing.store_contract import StoreContract
+
+__all__ = ["StoreContract"]
+
+
+def __getattr__(name: str) -> object:
+    """Import late: a test class brings numpy and polars with it."""
+    if name == "StoreContract":
+        from chandlery.testing.store_contract import StoreContract
+
+        return StoreContract
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
