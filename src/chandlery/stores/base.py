@@ -337,6 +337,6 @@ def pieces(frame: Timeframe, span: TimeRange) -> Iterator[TimeRange]:
     """`span` (aligned) in pieces of at most SLOTS_AT_ONCE slots, so that memory does not grow with a history."""
     since = span.since
     while since < span.until:
-        until = min(span.until, frame.add(since, SLOTS_AT_ONCE))
+        until = frame.add(since, min(SLOTS_AT_ONCE, frame.count(since, span.until)))
         yield TimeRange(since, until)
         since = until
