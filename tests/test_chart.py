@@ -30,7 +30,9 @@ def walk(slots: list[int], series: SeriesId = BTC, *, price: float = 40_000.0, s
     opened = np.concatenate([[price], close[:-1]])[: len(slots)]
     return pl.DataFrame(
         {
-            "time": pl.Series([frame.add(frame.floor(START), s) for s in slots], dtype=pl.Int64).cast(SCHEMA["time"]),
+            "time": pl.Series([frame.add(frame.floor(START), s) for s in slots], dtype=pl.Int64).cast(
+                SCHEMA["time"]
+            ),
             "open": opened,
             "high": np.maximum(opened, close) * 1.002,
             "low": np.minimum(opened, close) * 0.998,
@@ -144,7 +146,17 @@ def test_a_market_that_stands_still_makes_a_picture() -> None:
 
 
 @pytest.mark.parametrize(
-    "symbol", ["\x1b]0;owned\x07/USDT", "a\nb", "$\\frac{1}{0}$", "$x$ $y", "‮TDSU/CTB", "漢字/USDT", "x" * 300, "\ud800"]
+    "symbol",
+    [
+        "\x1b]0;owned\x07/USDT",
+        "a\nb",
+        "$\\frac{1}{0}$",
+        "$x$ $y",
+        "\u202eTDSU/CTB",
+        "漢字/USDT",
+        "x" * 300,
+        "\ud800",
+    ],
 )
 def test_hostile_symbols_are_drawn_as_text(symbol: str) -> None:
     """Control characters, formulas, direction marks and missing glyphs neither fail nor reach terminal or title raw."""
@@ -165,7 +177,9 @@ def test_hostile_symbols_are_drawn_as_text(symbol: str) -> None:
     price=st.sampled_from([1e-8, 0.00001234, 1.0, 42_000.0, 1e12]),
     colour=st.booleans(),
 )
-def test_text_charts_keep_their_size(slots: set[int], width: int, height: int, price: float, colour: bool) -> None:
+def test_text_charts_keep_their_size(
+    slots: set[int], width: int, height: int, price: float, colour: bool
+) -> None:
     """A chart in the terminal is never wider or higher than asked, and has escape codes only if colours are asked for."""
     bars = bars_of(walk(sorted(slots), price=price), BTC, most=text_bars(width))
     text = draw_text(bars, width=width, height=height, colour=colour)
@@ -191,7 +205,10 @@ def test_up_and_down_differ_without_colours() -> None:
     """A rising and a falling candle have different signs where there is no colour, and the legend names them."""
     for close, body in ((110.0, "┃"), (90.0, "█")):
         candle = walk([0]).with_columns(
-            pl.lit(100.0).alias("open"), pl.lit(112.0).alias("high"), pl.lit(88.0).alias("low"), pl.lit(close).alias("close")
+            pl.lit(100.0).alias("open"),
+            pl.lit(112.0).alias("high"),
+            pl.lit(88.0).alias("low"),
+            pl.lit(close).alias("close"),
         )
         lines = draw_text(bars_of(candle, BTC, most=60)).split("\n")
         assert body in "".join(line[0] for line in lines[2:-6])

@@ -20,6 +20,7 @@ from chandlery.timerange import TimeRange
 START = 1_704_067_200_000  # 2024-01-01
 HOUR = 3_600_000
 BTC = SeriesId("binance", "BTC/USDT", "1h")
+NAIVE = datetime(2024, 1, 1, 22)  # noqa: DTZ001 - that naive times are UTC is what is tested
 
 
 def keep(store: Store, series: SeriesId, slots: list[int], *, asked: int = 24) -> pl.DataFrame:
@@ -64,7 +65,7 @@ def test_bounds_are_read_as_people_write_them() -> None:
 
     assert hours(store.read(BTC, "2024-01-01T20:00Z")) == [20, 21, 22, 23]
     assert hours(store.read(BTC, "2h", "now")) == [22, 23]
-    assert hours(store.read(BTC, datetime(2024, 1, 1, 22), datetime(2024, 1, 1, 23, tzinfo=UTC))) == [22]
+    assert hours(store.read(BTC, NAIVE, datetime(2024, 1, 1, 23, tzinfo=UTC))) == [22]
     assert store.read(BTC, "listing").equals(kept)
     assert store.read(BTC).equals(kept)
 
@@ -190,9 +191,14 @@ def test_months_are_filled_by_the_calendar() -> None:
 
 
 @given(
-    slots=st.sets(st.integers(0, 40)), since=st.integers(0, 45), length=st.integers(0, 45), fill=st.sampled_from(["flat", "null"])
+    slots=st.sets(st.integers(0, 40)),
+    since=st.integers(0, 45),
+    length=st.integers(0, 45),
+    fill=st.sampled_from(["flat", "null"]),
 )
-def test_a_filled_range_is_a_slice_of_the_filled_whole(slots: set[int], since: int, length: int, fill: str) -> None:
+def test_a_filled_range_is_a_slice_of_the_filled_whole(
+    slots: set[int], since: int, length: int, fill: str
+) -> None:
     """Filling a range gives the same rows as filling everything and cutting the range out; nothing stored is lost."""
     store = MemoryStore()
     kept = keep(store, BTC, sorted(slots), asked=45)
@@ -253,7 +259,10 @@ def test_symbols_and_patterns_choose_series() -> None:
     store = full_store()
 
     assert names(store, ["BTC/USDT"]) == ["binance BTC/USDT 1h", "binance BTC/USDT 1d", "kraken BTC/USDT 1h"]
-    assert names(store, ["*/BTC", "ETH/*"], exchange="binance") == ["binance ETH/BTC 1h", "binance ETH/USDT 1h"]
+    assert names(store, ["*/BTC", "ETH/*"], exchange="binance") == [
+        "binance ETH/BTC 1h",
+        "binance ETH/USDT 1h",
+    ]
     assert names(store, ["B?C/USDT"], exchange="binance", timeframes=["1d"]) == ["binance BTC/USDT 1d"]
     assert len(names(store, [])) == 6
 
@@ -281,7 +290,9 @@ def test_case_counts() -> None:
         (["*/EUR"], {}, "*/EUR", "symbols kept: "),
     ],
 )
-def test_what_is_not_there_is_named(patterns: list[str], narrow: dict[str, object], named: str, hint: str) -> None:
+def test_what_is_not_there_is_named(
+    patterns: list[str], narrow: dict[str, object], named: str, hint: str
+) -> None:
     """NoSuchSeries names what is not kept, and its hint says what there is."""
     with pytest.raises(NoSuchSeries) as caught:
         names(full_store(), patterns, **narrow)

@@ -31,7 +31,13 @@ if TYPE_CHECKING:
 
 Format = Literal["csv", "parquet", "jsonl"]
 FORMATS: tuple[Format, ...] = get_args(Format)
-_ENDINGS: dict[str, Format] = {".csv": "csv", ".parquet": "parquet", ".pq": "parquet", ".jsonl": "jsonl", ".ndjson": "jsonl"}
+_ENDINGS: dict[str, Format] = {
+    ".csv": "csv",
+    ".parquet": "parquet",
+    ".pq": "parquet",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+}
 
 #: Slots read at once: about two years of 5m. Enough for Parquet row groups of a good size, 10 MB as a frame.
 SLOTS_AT_ONCE = 200_000
@@ -49,15 +55,19 @@ def format_of(path: Path | None, asked: str | None) -> Format:
     said = _ENDINGS.get(path.suffix.lower()) if path is not None else None
     if asked is None:
         if said is None and path is not None and path.suffix:
-            raise UsageError(f"no format goes by the ending of {path.name!r}", hint=f"--format {' | '.join(FORMATS)} names one")
+            raise UsageError(
+                f"no format goes by the ending of {path.name!r}",
+                hint=f"--format {' | '.join(FORMATS)} names one",
+            )
         return said or "csv"
     if asked not in FORMATS:
         raise UsageError(f"no such format: {asked!r}", hint=f"--format {' | '.join(FORMATS)}")
     if said not in (None, asked):
         raise UsageError(
-            f"--format {asked} contradicts the file's ending: {path}", hint="leave --format out, or choose another ending"
+            f"--format {asked} contradicts the file's ending: {path}",
+            hint="leave --format out, or choose another ending",
         )
-    return cast("Format", asked)
+    return asked
 
 
 def export_series(
@@ -142,7 +152,12 @@ class _Frames:
     """The rows of an export, frame by frame, and how many went by. Checks series and bounds when made."""
 
     def __init__(
-        self, store: Store, series: Sequence[SeriesId], fmt: Format, since: Moment | None, until: Moment | None
+        self,
+        store: Store,
+        series: Sequence[SeriesId],
+        fmt: Format,
+        since: Moment | None,
+        until: Moment | None,
     ) -> None:
         self.store = store
         self.fmt = fmt
@@ -192,9 +207,7 @@ def _write_parquet(frames: _Frames, out: BinaryIO) -> None:
     """Stream the frames into one Parquet file: polars asks for them one after the other and keeps their order."""
     from polars.io.plugins import register_io_source
 
-    def scan(
-        with_columns: list[str] | None, predicate: pl.Expr | None, n_rows: int | None, batch_size: int | None
-    ) -> Iterator[pl.DataFrame]:
+    def scan(*_narrowing: object) -> Iterator[pl.DataFrame]:
         # A sink asks for every column of every row, so there is nothing to narrow.
         yield from frames
 
@@ -217,7 +230,9 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
         return
     partial = target.with_name(f".{target.name[:100]}.{secrets.token_hex(6)}.part")
     try:
-        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0), 0o666)
+        descriptor = os.open(
+            partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0), 0o666
+        )
     except OSError as error:
         raise _cannot_begin(path, error) from error
     try:
@@ -254,7 +269,9 @@ def _mode_of(target: Path, named: Path) -> int | None:
 def _cannot_begin(path: Path, error: OSError) -> DataPipelineError:
     if error.errno in _FULL:
         return _full(str(path))
-    return UsageError(f"cannot write {path}: {error.strerror}", hint="choose another folder, or change its rights")
+    return UsageError(
+        f"cannot write {path}: {error.strerror}", hint="choose another folder, or change its rights"
+    )
 
 
 def _sync_folder(folder: Path) -> None:
@@ -273,8 +290,8 @@ def _write_errors_named(what: str) -> Iterator[None]:
     except (OSError, pl.exceptions.ComputeError) as error:
         code = _os_error(error)
         if code == errno.EPIPE:
-            # Not the disk: whoever read our output stopped reading.
-            raise BrokenPipeError(code, os.strerror(code)) from error
+            # Not the disk: whoever read our output stopped reading. Without its number, for which click exits with 1.
+            raise BrokenPipeError(os.strerror(code)) from error
         if code in _FULL:
             raise _full(what) from error
         raise DatabaseError(f"cannot write {what}: {error}", hint="look at the disk") from error

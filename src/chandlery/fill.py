@@ -54,5 +54,8 @@ def filled(
     both = both.with_columns(carried.alias("close"))
     return both.with_columns(
         *(pl.when("filled").then("close").otherwise(name).alias(name) for name in ("open", "high", "low")),
-        pl.when(pl.col("filled") & pl.col("close").is_not_null()).then(0.0).otherwise("volume").alias("volume"),
+        pl.when(pl.col("filled") & pl.col("close").is_not_null())
+        .then(0.0)
+        .otherwise("volume")
+        .alias("volume"),
     )

@@ -56,8 +56,8 @@ def matching(
     No pattern stands for every symbol. `exchange` and `timeframes` narrow it further. Each pattern must fit something
     in each timeframe: raises NoSuchSeries that names what does not and, as hint, what there is.
     """
-    for timeframe in timeframes:
-        parse_timeframe(timeframe)
+    for text in timeframes:
+        parse_timeframe(text)
     kept = store.series()
     if not kept:
         raise NoSuchSeries(
@@ -85,7 +85,9 @@ def _fits(symbol: str, pattern: str) -> bool:
     return symbol == pattern or fnmatchcase(symbol, pattern)
 
 
-def _nothing_fits(pattern: str, timeframe: str | None, kept: Sequence[SeriesSummary], url: str) -> NoSuchSeries:
+def _nothing_fits(
+    pattern: str, timeframe: str | None, kept: Sequence[SeriesSummary], url: str
+) -> NoSuchSeries:
     what = pattern if timeframe is None else f"{pattern} {timeframe}"
     frames = [s.series.timeframe for s in kept if _fits(s.series.symbol, pattern)]
     if frames:

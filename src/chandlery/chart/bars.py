@@ -20,7 +20,25 @@ if TYPE_CHECKING:
 
 #: Timeframes that candles may be merged into and that ticks may stand at, shortest first.
 _STEPS = (
-    *("1s", "5s", "15s", "30s", "1m", "3m", "5m", "10m", "15m", "30m", "1h", "2h", "3h", "4h", "6h", "8h", "12h"),
+    *(
+        "1s",
+        "5s",
+        "15s",
+        "30s",
+        "1m",
+        "3m",
+        "5m",
+        "10m",
+        "15m",
+        "30m",
+        "1h",
+        "2h",
+        "3h",
+        "4h",
+        "6h",
+        "8h",
+        "12h",
+    ),
     *("1d", "2d", "4d", "1w", "2w", "4w", "1M", "2M", "3M", "6M", "1y", "2y", "5y", "10y"),
 )
 
@@ -62,7 +80,9 @@ def bars_of(candles: pl.DataFrame, series: SeriesId, *, most: int) -> Bars:
     Merged: the first open, highest high, lowest low, last close and the sum of volumes of what is there.
     """
     if candles.is_empty():
-        raise UsageError(f"nothing to draw: {series} has no candle there", hint="chandlery list shows what is kept")
+        raise UsageError(
+            f"nothing to draw: {series} has no candle there", hint="chandlery list shows what is kept"
+        )
     own = series.frame
     opens = candles["time"].to_physical().to_numpy()
     first, last = int(opens[0]), int(opens[-1])
@@ -78,8 +98,19 @@ def bars_of(candles: pl.DataFrame, series: SeriesId, *, most: int) -> Bars:
             pl.col("volume").sum(),
         )
     )
-    arrays = (merged[name].to_numpy() for name in ("slot", "open", "high", "low", "close", "volume"))
-    return Bars(series, drawn, candles.height, *arrays, since=first, until=own.next(own.floor(last)))
+    return Bars(
+        series,
+        drawn,
+        candles.height,
+        slot=merged["slot"].to_numpy(),
+        open=merged["open"].to_numpy(),
+        high=merged["high"].to_numpy(),
+        low=merged["low"].to_numpy(),
+        close=merged["close"].to_numpy(),
+        volume=merged["volume"].to_numpy(),
+        since=first,
+        until=own.next(own.floor(last)),
+    )
 
 
 def _shortest(own: Timeframe, first: int, last: int, most: int) -> Timeframe:
@@ -88,7 +119,9 @@ def _shortest(own: Timeframe, first: int, last: int, most: int) -> Timeframe:
     longer = (step for step in usual if step.nominal_ms > own.nominal_ms and _holds_whole(step, own))
     # 3d and the like go into no usual one: then twice, three times and so on their own length.
     multiples = (Timeframe(own.size * times, own.unit, own.anchor) for times in count(2))
-    return next(step for step in chain((own,), longer, multiples) if step.slot(last) - step.slot(first) < most)
+    return next(
+        step for step in chain((own,), longer, multiples) if step.slot(last) - step.slot(first) < most
+    )
 
 
 def _holds_whole(long: Timeframe, short: Timeframe) -> bool:
@@ -150,7 +183,9 @@ def decimals_for(step: float) -> int:
 
 def visible(text: str) -> str:
     r"""`text` with control characters, escapes and direction marks written out, such as \x1b or \u202e."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
+    return "".join(
+        c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text
+    )
 
 
 def chart_suffix(path: Path) -> str:
@@ -161,4 +196,6 @@ def chart_suffix(path: Path) -> str:
         raise UsageError(
             f"no chart is written as HTML: {path}", hint=f"a picture: -o {path.with_suffix('.png')}"
         )
-    raise UsageError(f"no chart goes by that ending: {path}", hint="name a .png file, or leave -o out for the terminal")
+    raise UsageError(
+        f"no chart goes by that ending: {path}", hint="name a .png file, or leave -o out for the terminal"
+    )

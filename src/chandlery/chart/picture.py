@@ -32,7 +32,14 @@ def draw_png(bars: Bars) -> bytes:
         2,
         1,
         sharex=True,
-        gridspec_kw={"height_ratios": (4, 1), "hspace": 0.04, "left": 0.02, "right": 0.92, "top": 0.9, "bottom": 0.06},
+        gridspec_kw={
+            "height_ratios": (4, 1),
+            "hspace": 0.04,
+            "left": 0.02,
+            "right": 0.92,
+            "top": 0.9,
+            "bottom": 0.06,
+        },
     )
     x = bars.slot.astype(float) + 0.5
     up = bars.close >= bars.open
@@ -59,9 +66,14 @@ def _frame(axes: Axes, bars: Bars) -> None:
     axes.yaxis.tick_right()
     axes.tick_params(length=0, labelsize=9, labelcolor=_INK)
     after = np.flatnonzero(np.diff(bars.slot) > 1)
-    holes = [((a + 1, 0), (b, 0), (b, 1), (a + 1, 1)) for a, b in zip(bars.slot[after], bars.slot[after + 1], strict=True)]
+    holes = [
+        ((a + 1, 0), (b, 0), (b, 1), (a + 1, 1))
+        for a, b in zip(bars.slot[after], bars.slot[after + 1], strict=True)
+    ]
     axes.add_collection(
-        PolyCollection(holes, facecolors=_HOLE, linewidths=0, transform=axes.get_xaxis_transform(), zorder=0.5),
+        PolyCollection(
+            holes, facecolors=_HOLE, linewidths=0, transform=axes.get_xaxis_transform(), zorder=0.5
+        ),
         autolim=False,
     )
 
@@ -115,7 +127,11 @@ def _boxes(
     boxes = np.stack([np.column_stack(corner) for corner in corners], axis=1)
     axes.add_collection(
         PolyCollection(
-            list(boxes), facecolors=colours, edgecolors=colours if edge else "none", linewidths=edge, alpha=alpha
+            list(boxes),
+            facecolors=colours,
+            edgecolors=colours if edge else "none",
+            linewidths=edge,
+            alpha=alpha,
         ),
         autolim=False,
     )
@@ -131,7 +147,9 @@ def _time_axis(axes: Axes, bars: Bars) -> None:
 
 def _titles(axes: Axes, bars: Bars) -> None:
     """Symbol, timeframe, exchange and range above the chart, never read as formulas."""
-    left = axes.set_title(_drawable(bars.title), loc="left", fontsize=14, fontweight="bold", color=_INK, pad=14)
+    left = axes.set_title(
+        _drawable(bars.title), loc="left", fontsize=14, fontweight="bold", color=_INK, pad=14
+    )
     right = axes.set_title(bars.range_text, loc="right", fontsize=10, color=_FAINT, pad=14)
     left.set_parse_math(False)
     right.set_parse_math(False)

@@ -13,7 +13,17 @@ if TYPE_CHECKING:
 
 # Each half of a cell holds nothing, wick or body: the cell's sign is found by (upper half, lower half).
 _NONE, _WICK, _BODY = 0, 1, 2
-_LINES = {(0, 0): " ", (0, 1): "╷", (1, 0): "╵", (1, 1): "│", (0, 2): "╻", (2, 0): "╹", (2, 2): "┃", (1, 2): "╽", (2, 1): "╿"}
+_LINES = {
+    (0, 0): " ",
+    (0, 1): "╷",
+    (1, 0): "╵",
+    (1, 1): "│",
+    (0, 2): "╻",
+    (2, 0): "╹",
+    (2, 2): "┃",
+    (1, 2): "╽",
+    (2, 1): "╿",
+}
 # Without colours what falls is drawn solid.
 _BLOCKS = {**_LINES, (0, 2): "▄", (2, 0): "▀", (2, 2): "█", (1, 2): "▄", (2, 1): "▀"}
 _LEVELS = " ▁▂▃▄▅▆▇█"
@@ -37,7 +47,10 @@ def draw_text(bars: Bars, *, width: int = 80, height: int = 24, colour: bool = F
     low, high = padded(float(bars.low.min()), float(bars.high.max()))
     cells = _price_cells(bars, columns, lines, low, high, colour)
     labels = _price_labels(low, high, lines)
-    out = [_styled(_cut(bars.title, width), _BOLD, colour), _styled(_cut(bars.range_text, width), _DIM, colour)]
+    out = [
+        _styled(_cut(bars.title, width), _BOLD, colour),
+        _styled(_cut(bars.range_text, width), _DIM, colour),
+    ]
     out += [
         _painted(row, columns.up, colour) + " " + _styled("┤ " + label if label else "│", _DIM, colour)
         for row, label in zip(cells, labels, strict=True)
@@ -97,7 +110,10 @@ def _price_labels(low: float, high: float, lines: int) -> list[str]:
     step = (high - low) / lines
     digits = decimals_for(step)
     labels = [f"{high - (row + 0.5) * step:,.{digits}f}" for row in range(lines)]
-    shown = [label if len(label) <= _LABEL - 3 else f"{high - (row + 0.5) * step:.4g}" for row, label in enumerate(labels)]
+    shown = [
+        label if len(label) <= _LABEL - 3 else f"{high - (row + 0.5) * step:.4g}"
+        for row, label in enumerate(labels)
+    ]
     return [label if row % 4 == 1 else "" for row, label in enumerate(shown)]
 
 

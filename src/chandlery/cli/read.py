@@ -37,10 +37,16 @@ if TYPE_CHECKING:
 
 Last = Annotated[
     str | None,
-    typer.Option("--last", metavar="AGE", help="The newest part: 30d, 12h (up to the latest fetch).", show_default=False),
+    typer.Option(
+        "--last",
+        metavar="AGE",
+        help="The newest part: 30d, 12h (up to the latest fetch).",
+        show_default=False,
+    ),
 ]
 Count = Annotated[
-    int | None, typer.Option("-n", "--count", metavar="N", min=1, help="The newest N candles.", show_default=False)
+    int | None,
+    typer.Option("-n", "--count", metavar="N", min=1, help="The newest N candles.", show_default=False),
 ]
 FillHoles = Annotated[
     str | None,
@@ -59,14 +65,19 @@ _TEXT_WIDTH, _TEXT_HEIGHT = 80, 24
 
 def register(app: typer.Typer) -> None:
     """Add show, latest, export and chart to the app."""
-    app.command(epilog=example("chandlery show BTC/USDT -n 5", "chandlery show BTC/USDT -t 1d --last 30d --json"))(show)
+    app.command(
+        epilog=example("chandlery show BTC/USDT -n 5", "chandlery show BTC/USDT -t 1d --last 30d --json")
+    )(show)
     app.command(epilog=example("chandlery latest BTC/USDT"))(latest)
     app.command(
         epilog=example(
-            "chandlery export BTC/USDT -o btc.csv", "chandlery export '*/USDT' -t 1h -t 1d --format parquet -o all.parquet"
+            "chandlery export BTC/USDT -o btc.csv",
+            "chandlery export '*/USDT' -t 1h -t 1d --format parquet -o all.parquet",
         )
     )(export)
-    app.command(epilog=example("chandlery chart BTC/USDT", "chandlery chart BTC/USDT -t 1d --last 1y -o btc.png"))(chart)
+    app.command(
+        epilog=example("chandlery chart BTC/USDT", "chandlery chart BTC/USDT -t 1d --last 1y -o btc.png")
+    )(chart)
 
 
 def show(
@@ -121,7 +132,13 @@ def export(
     symbols: SomeSymbols,
     output: Annotated[
         Path | None,
-        typer.Option("-o", "--output", metavar="PATH", help="The file to write (stdout without it).", show_default=False),
+        typer.Option(
+            "-o",
+            "--output",
+            metavar="PATH",
+            help="The file to write (stdout without it).",
+            show_default=False,
+        ),
     ] = None,
     file_format: Annotated[
         str | None,
@@ -152,7 +169,9 @@ def export(
     if chosen == "parquet" and path is None and out.stdout_is_terminal:
         raise UsageError("Parquet is not for a terminal", hint="-o candles.parquet writes it into a file")
     with open_kept(settings, out) as kept:
-        found = matching(kept, symbols, exchange=settings.exchange, timeframes=timeframe or [DEFAULT_TIMEFRAME])
+        found = matching(
+            kept, symbols, exchange=settings.exchange, timeframes=timeframe or [DEFAULT_TIMEFRAME]
+        )
         series = [s.series for s in found]
         begin = _begin(since, last)
         if path is None:
@@ -167,7 +186,13 @@ def chart(
     symbol: OneSymbol,
     output: Annotated[
         Path | None,
-        typer.Option("-o", "--output", metavar="PATH", help="A .png file (the terminal without it).", show_default=False),
+        typer.Option(
+            "-o",
+            "--output",
+            metavar="PATH",
+            help="A .png file (the terminal without it).",
+            show_default=False,
+        ),
     ] = None,
     timeframe: Timeframes = None,
     last: Last = None,
@@ -217,7 +242,9 @@ def _only(store: Store, symbol: str, exchange: str, timeframes: Sequence[str] | 
     chosen = [s for s in found if s.series.kind == "trade"] or found
     if len(chosen) > 1:
         names = ", ".join(str(s.series) for s in chosen[:5]) + (" ..." if len(chosen) > 5 else "")
-        raise UsageError(f"{symbol} stands for {len(chosen)} series: {names}", hint="name one symbol and one timeframe")
+        raise UsageError(
+            f"{symbol} stands for {len(chosen)} series: {names}", hint="name one symbol and one timeframe"
+        )
     return chosen[0]
 
 
@@ -268,16 +295,16 @@ def aligned_numbers(name: str, values: Sequence[float | None]) -> list[str]:
     Each number has the digits it takes, up to 15; what only binary rounding has added is left out.
     """
     texts = ["-" if v is None else _number(v) for v in values]
-    plain = [t for t in texts if t[-1].isdigit() and "e" not in t]
-    decimals = max((len(t.partition(".")[2]) for t in plain), default=0)
-    shown = [f"{Decimal(t):.{decimals}f}" if t[-1].isdigit() and "e" not in t else t for t in texts]
+    plain = [text[-1].isdigit() and "e" not in text for text in texts]
+    decimals = max((len(t.partition(".")[2]) for t, p in zip(texts, plain, strict=True) if p), default=0)
+    shown = [f"{Decimal(t):.{decimals}f}" if p else t for t, p in zip(texts, plain, strict=True)]
     width = max(map(len, [name, *shown]))
     return [text.rjust(width) for text in (name, *shown)]
 
 
 def _number(value: float) -> str:
     if value != 0 and not 1e-12 <= abs(value) < 1e16:
-        return f"{value:.15g}"
+        return repr(value)
     exact = Decimal(repr(value + 0.0))
     if len(exact.as_tuple().digits) > 15:
         exact = Decimal(f"{value:.12g}")
