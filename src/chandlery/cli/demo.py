@@ -166,11 +166,12 @@ def _draw(out: Output, store: Store, picture: Path) -> None:
 
     series = SeriesId("binance", SYMBOLS[0], TIMEFRAMES[0])
     candles = read_candles(store, series)
+    longer = SeriesId("binance", SYMBOLS[0], TIMEFRAMES[1])  # one column for each candle of the week
     width = min(shutil.get_terminal_size((80, 24)).columns, 100)
-    most = chart.text_bars(width)
+    bars = chart.bars_of(read_candles(store, longer), longer, most=chart.text_bars(width))
     colour = out.stdout_is_terminal and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
     out.text(
-        chart.draw_text(chart.bars_of(candles, series, most=most), width=width, height=20, colour=colour)
+        chart.draw_text(bars, width=width, height=20, colour=colour)
     )
     picture.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(picture) as stream:

@@ -243,6 +243,13 @@ def _shown(cell: Cell) -> str:
 class Group(TyperGroup):
     """The group of all commands: the one place where what went wrong becomes words and an exit code."""
 
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command; a reader that has gone is told of by the exit code alone."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            raise typer.Exit(_reader_gone()) from None
+
     def main(self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any) -> NoReturn:  # type: ignore[override]
         """Run a command and leave with its exit code."""
         extra.pop("standalone_mode", None)

@@ -58,7 +58,9 @@ def tell_run(out: Output, report: RunReport, *, as_json: bool) -> None:
     if shown:
         out.table(*_run_table(shown))
     fetched, new = sum(s.fetched for s in report.series), sum(s.written for s in report.series)
-    words = f"fetched {fetched:,} candles, {new:,} new, in {report.requests:,} requests and {report.seconds:.1f} s"
+    words = f"fetched {fetched:,} candles, {new:,} new, in {report.requests:,} requests"
+    if report.seconds >= 10:
+        words += f" and {duration(report.seconds)}"
     if report.retries:
         words += f", {report.retries:,} retries"
     out.say(words)
