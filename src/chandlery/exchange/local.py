@@ -46,7 +46,7 @@ class LocalExchange:
         self._clock = clock or _clock(self.settings, self._market)
         paced = self._clock.paced_ms if isinstance(self._clock, ExchangeClock) else self._clock.now_ms
         self._limits = RequestLimits(self.settings.weight_limit, paced)
-        self._book = KlineBook(self._market)
+        self._book = KlineBook(self._market, memory=self.settings.cache_mib << 20)
         self._api = BinanceApi(self._market, self._book, self._clock, self._limits)
         self._server = ExchangeServer(
             self._api,

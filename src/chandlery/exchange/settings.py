@@ -17,7 +17,8 @@ class ExchangeSettings:
     `port` 0 takes a free one. `csv` is a folder of candles to serve instead of the generated market. `clock` is
     "TIME[,SPEED]"; without it the generated market runs at the real time, one from files a minute after its last candle.
     `symbols` names pairs of the generated market, empty for all of them. `weight_limit` is the request weight per minute,
-    0 for no limit. `omit_flat` leaves minutes without a trade out. `faults` is the script to start with.
+    0 for no limit. `omit_flat` leaves minutes without a trade out. `faults` is the script to start with. `cache_mib` bounds
+    the memory for rendered pages.
     """
 
     host: str = "127.0.0.1"
@@ -30,12 +31,17 @@ class ExchangeSettings:
     omit_flat: bool = False
     faults: Faults = field(default_factory=Faults)
     exchange: str = "binance"
+    cache_mib: int = 128
 
     def __post_init__(self) -> None:
         if self.exchange != "binance":
             raise UsageError(f"the local exchange cannot play {self.exchange!r}", hint="it plays binance")
         if self.weight_limit < 0:
             raise UsageError(f"a weight limit of {self.weight_limit} cannot be", hint="0 is no limit")
+        if self.cache_mib < 1:
+            raise UsageError(
+                f"a cache of {self.cache_mib} MiB cannot be", hint="1 or more; a page takes about 0.2"
+            )
         if not 0 <= self.port <= 65535:
             raise UsageError(f"not a port: {self.port}", hint="0 takes a free one")
 
