@@ -1,8 +1,8 @@
 """The package's own event loop: one, in one daemon thread, shared by everything synchronous in the process.
 
 A notebook, a thread and a coroutine may all call a synchronous function: the work runs here, never in the caller's
-loop. The thread starts on first use. A forked child has no threads, so it starts a loop of its own; what was opened
-in the parent's loop cannot be used there.
+loop. The thread starts on first use. A forked child has no threads, so it starts a loop of its own; but where the
+parent had loaded polars for its work, the child is refused, because polars would wait for threads that are not there.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import sys
 import threading
 import weakref
 from collections.abc import Callable, Coroutine
@@ -111,11 +112,22 @@ class Call(Generic[T]):
 
 _start = threading.Lock()
 _shared: LoopThread | None = None
+_orphan = False
+
+
+def check_process() -> None:
+    """Raise UsageError in a process where nothing could work: forked from one in which chandlery was at work."""
+    if _orphan:
+        raise UsageError(
+            "this process was forked from one that had used chandlery already, and polars cannot go on in such a child",
+            hint="start it with multiprocessing's 'spawn' or 'forkserver', or use chandlery only after the fork",
+        )
 
 
 def shared_loop() -> LoopThread:
-    """The process's loop; starts it where there is none, such as in a forked child."""
+    """The process's loop; starts it where there is none. Raises UsageError as `check_process` does."""
     global _shared  # noqa: PLW0603 - one loop for each process is the point
+    check_process()
     with _start:
         if _shared is None or not _shared.alive:
             _shared = LoopThread()
@@ -156,7 +168,8 @@ def drop_in_loop(thread: LoopThread, work: Work[None]) -> None:
 
 
 def _after_fork_in_child() -> None:
-    global _shared, _start  # noqa: PLW0603 - the parent's lock may be held by a thread that the child does not have
+    global _shared, _start, _orphan  # noqa: PLW0603 - the parent's lock may be held by a thread that the child lacks
+    _orphan = _orphan or (_shared is not None and "polars" in sys.modules)
     _shared = None
     _start = threading.Lock()
 
