@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
 from datetime import UTC, datetime
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -13,6 +18,7 @@ from hypothesis import strategies as st
 from chandlery.candle import SCHEMA, CandlePage, SeriesId
 from chandlery.errors import NoSuchSeries, UnknownTimeframe, UsageError
 from chandlery.query import matching, read_candles
+from chandlery.stores import open_store
 from chandlery.stores.base import Ask, Page, Store
 from chandlery.stores.memory import MemoryStore
 from chandlery.timerange import TimeRange
@@ -23,8 +29,15 @@ BTC = SeriesId("binance", "BTC/USDT", "1h")
 NAIVE = datetime(2024, 1, 1, 22)  # noqa: DTZ001 - that naive times are UTC is what is tested
 
 
+@pytest.fixture(params=["memory", "embedded"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
+    """An empty store: the reference, and the one that users have."""
+    with MemoryStore() if request.param == "memory" else open_store(tmp_path / "candles") as opened:
+        yield opened
+
+
 def keep(store: Store, series: SeriesId, slots: list[int], *, asked: int = 24) -> pl.DataFrame:
-    """Store candles at these slots after START of a range of `asked` slots, and return them."""
+    """Store and seal candles at these slots after START of a range of `asked` slots, and return them."""
     frame = series.frame
     opens = [frame.add(frame.floor(START), slot) for slot in slots]
     price = pl.Series(slots, dtype=pl.Float64) + 100.0
@@ -41,6 +54,7 @@ def keep(store: Store, series: SeriesId, slots: list[int], *, asked: int = 24) -
     span = TimeRange(frame.floor(START), frame.add(frame.floor(START), asked))
     page = CandlePage(series, span, candles, "test", span.until)
     store.write([Ask(series, span, span.until, 0), Page(page)])
+    store.seal(series, everything=True)
     return candles
 
 
@@ -49,18 +63,16 @@ def hours(frame: pl.DataFrame) -> list[int]:
     return [(t - START) // HOUR for t in frame["time"].dt.epoch("ms")]
 
 
-def test_bounds_are_half_open() -> None:
+def test_bounds_are_half_open(store: Store) -> None:
     """A candle that opens at `since` is read, one that opens at `until` is not."""
-    store = MemoryStore()
     keep(store, BTC, list(range(24)))
 
     assert hours(store.read(BTC, START + 2 * HOUR, START + 5 * HOUR)) == [2, 3, 4]
     assert hours(store.read(BTC, START + 2 * HOUR + 1, START + 4 * HOUR + 1)) == [3, 4]
 
 
-def test_bounds_are_read_as_people_write_them() -> None:
+def test_bounds_are_read_as_people_write_them(store: Store) -> None:
     """Text, dates and ages are bounds; ages count from the exchange's clock at the latest ask of the series."""
-    store = MemoryStore()
     kept = keep(store, BTC, list(range(24)))
 
     assert hours(store.read(BTC, "2024-01-01T20:00Z")) == [20, 21, 22, 23]
@@ -70,18 +82,16 @@ def test_bounds_are_read_as_people_write_them() -> None:
     assert store.read(BTC).equals(kept)
 
 
-def test_a_range_that_ends_before_it_begins_is_refused() -> None:
+def test_a_range_that_ends_before_it_begins_is_refused(store: Store) -> None:
     """`since` after `until` is a usage error that names both."""
-    store = MemoryStore()
     keep(store, BTC, [0, 1])
 
     with pytest.raises(UsageError, match=r"since 2024-01-02, until 2024-01-01"):
         store.read(BTC, "2024-01-02", "2024-01-01")
 
 
-def test_reading_what_is_not_kept_names_it() -> None:
+def test_reading_what_is_not_kept_names_it(store: Store) -> None:
     """Reading an unknown series raises NoSuchSeries with its name, with and without a count."""
-    store = MemoryStore()
     keep(store, BTC, [0])
 
     for last in (None, 3):
@@ -90,17 +100,15 @@ def test_reading_what_is_not_kept_names_it() -> None:
 
 
 @pytest.mark.parametrize(("last", "expected"), [(1, [23]), (3, [9, 22, 23]), (100, [0, 1, 9, 22, 23])])
-def test_the_newest_candles(last: int, expected: list[int]) -> None:
+def test_the_newest_candles(store: Store, last: int, expected: list[int]) -> None:
     """`last` gives the newest stored candles, across holes, and all if there are fewer."""
-    store = MemoryStore()
     keep(store, BTC, [0, 1, 9, 22, 23])
 
     assert hours(read_candles(store, BTC, last=last)) == expected
 
 
-def test_the_newest_candles_before_a_moment() -> None:
+def test_the_newest_candles_before_a_moment(store: Store) -> None:
     """`last` with `until` gives the newest before it; with `since` none older than that."""
-    store = MemoryStore()
     keep(store, BTC, list(range(24)))
 
     assert hours(read_candles(store, BTC, until=START + 10 * HOUR, last=2)) == [8, 9]
@@ -109,18 +117,16 @@ def test_the_newest_candles_before_a_moment() -> None:
         read_candles(store, BTC, last=0)
 
 
-def test_the_newest_candle_behind_a_long_silence_is_found() -> None:
+def test_the_newest_candle_behind_a_long_silence_is_found(store: Store) -> None:
     """The newest candle is found when hundreds of thousands of empty slots follow it."""
-    store = MemoryStore()
     minute = SeriesId("binance", "QUIET/USDT", "1m")
     keep(store, minute, [0, 5], asked=500_000)
 
     assert read_candles(store, minute, last=2)["open"].to_list() == [100.0, 105.0]
 
 
-def test_flat_fill_carries_the_last_close() -> None:
+def test_flat_fill_carries_the_last_close(store: Store) -> None:
     """Each hole becomes a row of the close before it with volume 0, marked; real candles are as stored."""
-    store = MemoryStore()
     kept = keep(store, BTC, [2, 3, 6])
 
     frame = store.read(BTC, fill="flat")
@@ -132,9 +138,8 @@ def test_flat_fill_carries_the_last_close() -> None:
     assert frame.filter(~pl.col("filled")).drop("filled").equals(kept)
 
 
-def test_null_fill_leaves_the_values_out() -> None:
+def test_null_fill_leaves_the_values_out(store: Store) -> None:
     """With fill="null" a hole is a row of nulls, marked."""
-    store = MemoryStore()
     keep(store, BTC, [2, 4])
 
     frame = store.read(BTC, fill="null")
@@ -143,9 +148,8 @@ def test_null_fill_leaves_the_values_out() -> None:
     assert dict(frame.schema) == {**SCHEMA, "filled": pl.Boolean()}
 
 
-def test_nothing_is_filled_before_the_first_or_after_the_last_candle() -> None:
+def test_nothing_is_filled_before_the_first_or_after_the_last_candle(store: Store) -> None:
     """Slots before the first stored candle and after the last one get no row, however wide the range asked for."""
-    store = MemoryStore()
     keep(store, BTC, [5, 7])
 
     assert hours(store.read(BTC, START, START + 24 * HOUR, fill="flat")) == [5, 6, 7]
@@ -153,9 +157,8 @@ def test_nothing_is_filled_before_the_first_or_after_the_last_candle() -> None:
     assert hours(store.read(BTC, START + 9 * HOUR, START + 12 * HOUR, fill="flat")) == []
 
 
-def test_a_range_inside_a_hole_is_filled_from_before_it() -> None:
+def test_a_range_inside_a_hole_is_filled_from_before_it(store: Store) -> None:
     """A range that lies in a hole, or begins in one, carries the close of the candle before the range."""
-    store = MemoryStore()
     keep(store, BTC, [1, 10])
 
     inside = store.read(BTC, START + 4 * HOUR, START + 7 * HOUR, fill="flat")
@@ -167,18 +170,16 @@ def test_a_range_inside_a_hole_is_filled_from_before_it() -> None:
     assert across["filled"].to_list() == [True, True, False]
 
 
-def test_the_newest_candles_can_be_filled() -> None:
+def test_the_newest_candles_can_be_filled(store: Store) -> None:
     """With `last` and `fill` the holes between the newest candles get rows, which `last` does not count."""
-    store = MemoryStore()
     keep(store, BTC, [0, 5, 8])
 
     assert hours(read_candles(store, BTC, last=2, fill="null")) == [5, 6, 7, 8]
     assert hours(read_candles(store, BTC, until=START, last=2, fill="null")) == []
 
 
-def test_months_are_filled_by_the_calendar() -> None:
+def test_months_are_filled_by_the_calendar(store: Store) -> None:
     """A missing month is one row, at the first of that month."""
-    store = MemoryStore()
     monthly = SeriesId("binance", "BTC/USDT", "1M")
     keep(store, monthly, [0, 3])
 
@@ -213,19 +214,17 @@ def test_a_filled_range_is_a_slice_of_the_filled_whole(
     assert np.all(np.diff(np.array(hours(whole))) == 1)
 
 
-def test_an_unknown_way_to_fill_is_refused() -> None:
+def test_an_unknown_way_to_fill_is_refused(store: Store) -> None:
     """Any other `fill` is a usage error that names it."""
-    store = MemoryStore()
     keep(store, BTC, [0])
 
     with pytest.raises(UsageError, match="'linear'"):
         store.read(BTC, fill="linear")
 
 
-def test_a_frame_becomes_pandas() -> None:
+def test_a_frame_becomes_pandas(store: Store) -> None:
     """`.to_pandas()` keeps times in UTC and values as doubles."""
     pytest.importorskip("pyarrow", reason="the pandas extra is not installed")
-    store = MemoryStore()
     keep(store, BTC, [0, 2])
 
     table = store.read(BTC, fill="flat").to_pandas()
@@ -313,3 +312,34 @@ def test_a_timeframe_that_is_none_is_refused() -> None:
     """`1x` is not looked for: it raises UnknownTimeframe."""
     with pytest.raises(UnknownTimeframe, match="1x"):
         matching(full_store(), ["BTC/USDT"], timeframes=["1x"])
+
+
+def documented_programs() -> list[str]:
+    """The Python of docs/reading.md that is marked to be run."""
+    text = (Path(__file__).parents[1] / "docs" / "reading.md").read_text(encoding="utf-8")
+    return re.findall(r"<!-- run.*?-->\n```python\n(.*?)```", text, flags=re.DOTALL)
+
+
+@pytest.mark.parametrize("number", range(3))
+def test_the_programs_of_the_page_run(number: int, tmp_path: Path) -> None:
+    """Each program of docs/reading.md runs on a store as the page describes it, and its globs see every candle."""
+    with open_store(tmp_path / "candles") as opened:
+        keep(opened, BTC, [*range(10), *range(12, 24)])
+    program = documented_programs()[number]
+    checks = (
+        "assert (frame.height, gapless.height, newest.height, len(table)) == (22, 24, 22, 22); assert week.equals(frame)",
+        "import hashlib; assert digest(ch.open_store('candles'), btc) == hashlib.sha256(open('btc.csv', 'rb').read()).hexdigest()",
+        "assert (by_polars.height, len(by_pandas), by_duckdb) == (22, 22, [('BTC/USDT', '1h', 22)]), by_duckdb",
+    )
+
+    done = subprocess.run(
+        [sys.executable, "-c", f"{program}\n{checks[number]}"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        cwd=tmp_path,
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert len(documented_programs()) == 3
