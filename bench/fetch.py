@@ -107,7 +107,8 @@ def same_candles(ours: Path, theirs: Path, since: int, until: int) -> int:
                 pl.col("date").cast(pl.Datetime("ms", "UTC")).alias("time"), pl.exclude("date")
             )
             other = other.filter(pl.col("time").dt.epoch("ms").is_between(since, until, closed="left"))
-            if not mine.equals(other):
+            # freqtrade always leaves out the last row that came, in case it is not closed.
+            if not 0 <= mine.height - other.height <= 1 or not mine.head(other.height).equals(other):
                 raise SystemExit(f"{symbol}: {mine.height} candles here, {other.height} there, not the same")
             total += mine.height
     return total

@@ -72,7 +72,7 @@ def unbroken(exchange: LocalExchange, truth: pl.DataFrame, tmp_path_factory: pyt
         assert store.candles(SERIES).equals(truth)
         sealed = list(folder.rglob("*.parquet"))
         assert len(sealed) == FULL_PARTITIONS
-        return digest(store, [SERIES])
+        return digest(store, SERIES)
 
 
 def check_after_kill(folder: Path, truth: pl.DataFrame) -> None:
@@ -114,7 +114,7 @@ def check_healed(exchange: LocalExchange, folder: Path, expected: str, seed_note
     _, err = again.communicate(timeout=120)
     assert again.returncode == 0, f"{seed_note}: {err.decode()}"
     with open_store(folder, create=False) as store:
-        assert digest(store, [SERIES]) == expected, seed_note
+        assert digest(store, SERIES) == expected, seed_note
         last = max(entry.seq for entry in store.journal())
     before = klines_asked(exchange)
     further = fetch(exchange, folder, CHANDLERY_STATE=state)
@@ -126,7 +126,7 @@ def check_healed(exchange: LocalExchange, folder: Path, expected: str, seed_note
         assert max(entry.seq for entry in store.journal()) == last, (
             f"{seed_note}: a complete series was written"
         )
-        assert digest(store, [SERIES]) == expected
+        assert digest(store, SERIES) == expected
     assert not list(folder.rglob("*.tmp*")), f"{seed_note}: temporary files are left"
 
 

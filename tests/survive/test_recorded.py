@@ -40,7 +40,8 @@ def made(tmp_path_factory: pytest.TempPathFactory, seed: int) -> Path:
     keep = np.ones(slots, dtype=bool)
     start = (LONGEST[0] - FIRST) // HOUR
     keep[start : start + LONGEST[1]] = False
-    sizes = [ABSENT - LONGEST[1] - 2 * (GAPS - 3) - 1] + [1] + [2] * (GAPS - 3)
+    sizes = [3] * 20 + [5] * 7
+    assert (len(sizes) + 1, sum(sizes) + LONGEST[1]) == (GAPS, ABSENT)
     for size in sizes:
         while True:
             at = rng.randrange(10, slots - 50)

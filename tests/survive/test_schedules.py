@@ -79,7 +79,7 @@ def test_fault_schedules(
     assert clean.ok
     with open_store(tmp_path / "clean" / "candles") as store:
         assert store.candles(SERIES).equals(truth)
-        expected = digest(store, [SERIES])
+        expected = digest(store, SERIES)
 
     schedules = proven_count(SCHEDULES) // 2
     incomplete: list[int] = []
@@ -114,7 +114,7 @@ def check(report: RunReport, folder: Path, truth: pl.DataFrame, expected: str, n
         assert wrong.is_empty(), f"{note}: wrong candles {wrong}"
         assert not store.revisions(SERIES), f"{note}: a wrong candle was stored for a while"
         if report.ok:
-            assert digest(store, [SERIES]) == expected, note
+            assert digest(store, SERIES) == expected, note
             return
     one = report.series[0]
     slots = SERIES.frame.count(SINCE, UNTIL)
