@@ -170,6 +170,7 @@ def test_without_a_store_none_is_made(tmp_path: Path, monkeypatch: pytest.Monkey
         (["show", "BTC/USDT", "--since", "2024-01-03", "--until", "2024-01-02"], "before it begins"),
         (["show", "BTC/USDT", "--since", "yesterdayish"], "yesterdayish"),
         (["show", "BTC/USDT", "--since", "1d", "--last", "2d"], "--last"),
+        (["show", "BTC/USDT", "--last", "2024-01-01"], "not an age"),
         (["show", "BTC/USDT", "--fill", "linear"], "linear"),
         (["show", "BTC/USDT", "-n", "0"], "--count"),
         (["show", "BTC/USDT", "-t", "1h", "-t", "1d"], "2 series"),

@@ -28,7 +28,8 @@ from chandlery.cli.options import (
     settle,
 )
 from chandlery.cli.output import Output
-from chandlery.errors import UsageError
+from chandlery.errors import UnknownTimeframe, UsageError
+from chandlery.timeframe import parse_timeframe
 
 if TYPE_CHECKING:
     import polars as pl
@@ -250,9 +251,15 @@ def _only(store: Store, symbol: str, exchange: str, timeframes: Sequence[str] | 
 
 def _begin(since: str | None, last: str | None) -> str | None:
     """--since or --last, which mean the same said in two ways."""
-    if since is not None and last is not None:
+    if last is None:
+        return since
+    if since is not None:
         raise UsageError("--since and --last both say where to begin", hint="give one of them")
-    return since if last is None else last
+    try:
+        parse_timeframe(last)
+    except UnknownTimeframe as error:
+        raise UsageError(f"not an age: --last {last}", hint="write 12h, 30d, 4w, 6M or 1y") from error
+    return last
 
 
 def _read(
