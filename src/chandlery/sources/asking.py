@@ -18,8 +18,8 @@ from chandlery.errors import BadAnswer, DataPipelineError, ExchangeRefused
 from chandlery.sources.ccxt_client import Client
 from chandlery.sources.ccxt_rows import rows_for, rows_to_frame
 from chandlery.sources.retry import Patience
-from chandlery.timeframe import DAY, Timeframe
-from chandlery.validate import OFF_GRID, check_rows
+from chandlery.timeframe import WEEK, Timeframe
+from chandlery.validate import OFF_GRID, check_rows, open_times
 from chandlery.when import iso
 
 if TYPE_CHECKING:
@@ -77,21 +77,23 @@ class Rows:
 
 def open_at(frame: pl.DataFrame, index: int) -> int:
     """Open time of one row, epoch ms."""
-    return int(frame["time"].to_physical()[index])
+    return int(open_times(frame)[index])
+
+
+def place_of(frame: pl.DataFrame, moment: int) -> int:
+    """Index of the first row of an ascending frame that opens at or after `moment`."""
+    return int(open_times(frame).searchsorted(moment))
 
 
 class Asker:
     """Asks one exchange for candles until an answer may be believed."""
 
-    def __init__(
-        self, client: Client, traffic: Traffic, clock: Clock, *, max_wait_seconds: float, settle_ms: int = 0
-    ) -> None:
+    def __init__(self, client: Client, traffic: Traffic, clock: Clock, *, max_wait_seconds: float) -> None:
         self.client = client
         self.traffic = traffic
         self.clock = clock
         self.max_wait_seconds = max_wait_seconds
         self.ignores_limit = False  # learnt: it gives more rows than it is asked for
-        self.page_seen: dict[str, int] = {}  # most rows in one answer, by timeframe
 
     def patience(self) -> Patience:
         """The failures of a new ask."""
@@ -145,7 +147,6 @@ class Asker:
                 attempt += 1 if isinstance(error, BadAnswer) else 0
                 await patience.failed(error)
                 continue
-            self.page_seen[timeframe] = max(self.page_seen.get(timeframe, 0), len(answer.good))
             return answer
 
     async def _once(
@@ -182,7 +183,7 @@ def _window(attempt: int, anchored: bool) -> tuple[int, int]:
 
 def _check_future(answer: Rows, now: int) -> None:
     last = answer.last
-    if last is not None and last > now + DAY:
+    if last is not None and last > now + WEEK:
         raise BadAnswer(f"a candle of the future, {iso(last)}, while the exchange's time is {iso(now)}")
 
 
@@ -190,9 +191,8 @@ def _check_anchor(series: SeriesId, answer: Rows, anchor: Anchor | None) -> None
     """Refuse an answer without the anchor, or with other values of it than answers agree on."""
     if anchor is None:
         return
-    times = answer.good["time"].to_physical()
-    index = times.search_sorted(anchor.open)
-    if index >= len(times) or times[index] != anchor.open:
+    index = place_of(answer.good, anchor.open)
+    if index >= len(answer.good) or open_at(answer.good, index) != anchor.open:
         if any(row.open == anchor.open for row in answer.rejected):
             raise BadAnswer(f"{series}: the candle of {iso(anchor.open)} came broken")
         raise BadAnswer(

@@ -222,10 +222,9 @@ class Client:
             self.ccxt.options["fetchMarkets"] = {**self.ccxt.options["fetchMarkets"], "types": list(types)}
         reload = types is not None and bool(self.ccxt.markets)
         markets, _ = await self.call("load_markets", reload)
-        if len(markets) >= 100:
-            # Thousands of market dicts never die; taking them out of the collector's sight saves a third of the
-            # time that parsing candles takes afterwards.
-            gc.freeze()
+        # ccxt's tables and the markets never die; taking them out of the collector's sight saves a third of the time
+        # that parsing candles takes afterwards.
+        gc.freeze()
         found: Mapping[str, Mapping[str, Any]] = markets
         return found
 

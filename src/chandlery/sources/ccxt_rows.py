@@ -87,10 +87,11 @@ def binance_rows(
     """Binance spot and linear klines: [open time, open, high, low, close, volume, ...], numbers as text."""
     try:
         times, *texts = list(zip(*raw, strict=True))[:6]
-        if all(type(time) is int for time in times):
-            values = np.array([*map(float, (t for column in texts for t in column))], dtype=np.float64)
-            return _frame(np.array(times, dtype=np.int64), values.reshape(5, len(raw))), raw, []
-    except (TypeError, ValueError):  # a null, a short row: the general way says which
+        if set(map(type, times)) == {int}:
+            values = np.array([list(map(float, column)) for column in texts], dtype=np.float64)
+            if values.shape == (5, len(raw)):
+                return _frame(np.array(times, dtype=np.int64), values), raw, []
+    except (TypeError, ValueError, OverflowError):  # a null, a short row: the general way says which
         pass
     return rows_to_frame(raw, parse_row)
 

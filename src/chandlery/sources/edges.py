@@ -14,6 +14,8 @@ from chandlery.candle import SeriesId
 from chandlery.errors import BadAnswer, ExchangeRefused
 from chandlery.sources.asking import Asker, Rows
 from chandlery.timeframe import DAY, Timeframe
+from chandlery.validate import open_times
+from chandlery.when import iso
 
 log = logging.getLogger("chandlery.sources.edges")
 
@@ -21,8 +23,11 @@ log = logging.getLogger("chandlery.sources.edges")
 DAWN = 1_230_768_000_000
 #: Candles that one answer surely covers where nothing else is known.
 SURE_PAGE = 100
-#: Requests that one search may cost before it gives up.
+#: Times that a search is made again because a second look contradicts it.
+CHECKS = 4
+#: Requests that one search may cost before it gives up; finding the first candle may cost fewer.
 REQUESTS = 40
+REQUESTS_BEGINNING = 19
 #: Answers that must agree on the first candle where one of them could be "the latest candles, whatever `since`".
 SUSPICIOUS = 6
 
@@ -66,7 +71,7 @@ class Edges:
         """
         self._left -= 1
         if self._left < 0:
-            raise BadAnswer(f"{self.series}: the edge of the candles was not found in {REQUESTS} requests")
+            raise BadAnswer(f"{self.series}: the edge of the candles was not found in so many requests")
         own = frame == self.frame
 
         def believe(rows: Rows) -> str:
@@ -96,7 +101,18 @@ class Edges:
 
     async def next_after(self, known: int) -> int | None:
         """Open time of the first candle after the one open at `known`; None if there is none up to now."""
-        return await self._first(known, self.frame.next(known), self.now + 1)
+        self._left = REQUESTS
+        for _ in range(CHECKS):
+            found = await self._first(known, self.frame.next(known), self.now + 1)
+            if found is None or await self._first_of(found, known + 1) == found:
+                return found
+        raise BadAnswer(f"{self.series}: answers disagree on what follows {iso(known)}")
+
+    async def _first_of(self, found: int, since: int) -> int:
+        """The first candle at or after `since` that an answer from a little before `found` on shows."""
+        begin = max(self.frame.add(found, -5), self.frame.ceil(max(0, since)))
+        spans = await self.look(self.frame, begin, limit=8, must=found)
+        return next(a for a, _ in spans if a >= since)
 
     async def _first(self, known: int, lo: int, hi: int) -> int | None:
         """The first candle of the series in [lo, hi), where a candle is known to be open at `known` <= lo.
@@ -171,11 +187,14 @@ class Edges:
 
     async def last_before(self, moment: int, floor: int) -> int | None:
         """Open time of the last candle before `moment`; one is known to be open at `floor` < moment."""
+        self._left = REQUESTS
         hi = moment
         for frame in self.levels:
-            begin = hi - (SURE_PAGE - 8) * frame.nominal_ms
-            must = floor if begin <= floor else None
-            before = [(a, b) for a, b in await self.look(frame, max(begin, floor), must=must) if a < hi]
+            # A longer candle that holds `floor` opens before it.
+            lowest = floor if frame == self.frame else floor - 2 * frame.nominal_ms
+            begin = max(hi - (SURE_PAGE - 8) * frame.nominal_ms, lowest)
+            must = floor if begin == lowest else None
+            before = [(a, b) for a, b in await self.look(frame, begin, must=must) if a < hi]
             if not before:
                 continue
             if frame == self.frame:
@@ -201,6 +220,7 @@ class Edges:
 
     async def beginning(self) -> Beginning | None:
         """The first candle that the exchange gives; None if it gives none."""
+        self._left = REQUESTS_BEGINNING
         first = await self._first_given()
         if first is None:
             return None
@@ -214,21 +234,17 @@ class Edges:
 
     async def _first_given(self) -> int | None:
         """Ask for the first candle straight out, else find it through longer ones; then ask just before it."""
-        first = await self._straight()
-        if first is None:
-            spans = await self._coarse_from_dawn(self.levels[-1])
-            if not spans:
-                return None
-            first = spans[0][0] if self.levels[-1] == self.frame else await self._begin_of(spans[0])
-        for _ in range(4):
+        for _ in range(CHECKS):
+            first = await self._straight()
             if first is None:
-                return None
+                spans = await self._coarse_from_dawn(self.levels[-1])
+                if not spans:
+                    return None
+                first = spans[0][0] if self.levels[-1] == self.frame else await self._begin_of(spans[0])
             # An answer that begins before it must begin with it.
-            earlier = await self.look(self.frame, self.frame.add(first, -5), limit=8, must=first)
-            if earlier[0][0] == first:
+            if first is None or await self._first_of(first, 0) == first:
                 return first
-            first = earlier[0][0]
-        return first
+        raise BadAnswer(f"{self.series}: answers disagree on what the first candle is")
 
     async def _straight(self) -> int | None:
         """The first candle by `since` = 0, where the exchange answers that with its first ones."""
@@ -281,7 +297,7 @@ class Edges:
 
 def _spans(rows: Rows, frame: Timeframe) -> list[tuple[int, int]]:
     """Each candle as [open, close); a foreign calendar's month counts as 31 days."""
-    times: list[int] = rows.good["time"].to_physical().to_list()
+    times: list[int] = open_times(rows.good).tolist()
     if frame.fixed_ms is not None:
         return [(t, t + frame.fixed_ms) for t in times]
     return [(t, frame.next(t)) for t in times]

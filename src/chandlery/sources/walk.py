@@ -17,7 +17,7 @@ import polars as pl
 from chandlery.candle import CandlePage, Rejected, SeriesId
 from chandlery.errors import BadAnswer
 from chandlery.ledger import Fact, State
-from chandlery.sources.asking import AGREE_AT_END, Anchor, Asker, Rows
+from chandlery.sources.asking import AGREE_AT_END, Anchor, Asker, Rows, open_at, place_of
 from chandlery.sources.edges import Beginning, Edges
 from chandlery.timerange import TimeRange
 from chandlery.when import iso
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from chandlery.sources.base import Market
 
 log = logging.getLogger("chandlery.sources.walk")
-
-_TIME = pl.Datetime("ms", "UTC")
 
 
 class Walk:
@@ -78,20 +76,25 @@ class Walk:
             if self.done >= self.span.until:
                 return
             last = rows.last
-            assert last is not None
-            if last > anchor.open:
+            if last is not None and last > anchor.open:
                 anchor = self._anchor_of(rows, last)
-            elif last >= self.frame.add(self.span.until, -1) and anchor.seen >= AGREE_AT_END:
-                # Nothing can follow inside the span; answers agree on its last candle.
-                yield self._said(self.span.until, rows, "the last candle of the range, confirmed")
-                return
+            elif self._bad_until(rows) > self.done:
+                # Nothing but refused rows: they are handed on, and the next answer must begin with the last of them.
+                worst = self._last_bad(rows)
+                yield self._said(min(self._bad_until(rows), self.span.until), rows, "rows refused")
+                rows = await self._ask_from_bad(worst)
+                continue
             elif anchor.seen >= AGREE_AT_END:
-                async for said in self._across(anchor, rows):
-                    yield said
-                return_to = self._resumed
-                if return_to is None or self.done >= self.span.until:
+                if anchor.open >= self.frame.add(self.span.until, -1):
+                    # Nothing can follow inside the span; answers agree on its last candle.
+                    yield self._said(self.span.until, rows, "the last candle of the range, confirmed")
                     return
-                anchor = Anchor(return_to)
+                following, said = await self._across(anchor, rows)
+                for one in said:
+                    yield one
+                if following is None or self.done >= self.span.until:
+                    return
+                anchor = Anchor(following)
             rows = await self._ask(anchor.open, anchor)
 
     # -- the beginning ---------------------------------------------------------------------------------------------
@@ -127,7 +130,12 @@ class Walk:
 
     # -- going on --------------------------------------------------------------------------------------------------
 
-    async def _ask(self, since: int, anchor: Anchor | None) -> Rows:
+    async def _ask(self, since: int, anchor: Anchor | None, begins_with: int | None = None) -> Rows:
+        def believe(rows: Rows) -> str:
+            if begins_with is None or any(row.open == begins_with for row in rows.rejected):
+                return ""
+            return f"the refused row of {iso(begins_with)} is not in the answer"
+
         # Two more than the span needs: the anchor, and a candle after the last one to confirm it.
         need = self.frame.count(since, self.span.until) + 1
         return await self.asker.rows(
@@ -138,12 +146,12 @@ class Walk:
             now=self.now,
             grid=self.frame,
             anchor=anchor,
+            believe=believe,
         )
 
     def _anchor_of(self, rows: Rows, moment: int) -> Anchor:
         anchor = Anchor(moment)
-        index = rows.good["time"].to_physical().search_sorted(moment)
-        anchor.votes[rows.good.row(int(index))[1:]] += 1
+        anchor.votes[rows.good.row(place_of(rows.good, moment))[1:]] += 1
         return anchor
 
     def _page(self, rows: Rows) -> CandlePage | None:
@@ -169,37 +177,45 @@ class Walk:
             rejected=tuple(rejected),
         )
 
-    _resumed: int | None = None
-
-    async def _across(self, anchor: Anchor, rows: Rows) -> AsyncIterator[CandlePage | Fact]:
-        """After a candle with nothing behind it: find the next one, or say that there is an end."""
-        self._resumed = None
+    async def _across(self, anchor: Anchor, rows: Rows) -> tuple[int | None, list[CandlePage | Fact]]:
+        """After a candle with nothing behind it: the next one, if there is one, and what may be said up to it."""
+        said: list[CandlePage | Fact] = []
         following = await self.edges.next_after(anchor.open)
         behind = self.frame.next(anchor.open)
         if following is None:
             if self.done < behind:
-                yield self._said(min(behind, self.span.until), rows, "the last candle, confirmed")
+                said.append(self._said(min(behind, self.span.until), rows, "the last candle, confirmed"))
             if not self.market.active and self.done < self.span.until:
                 reason = f"no longer traded; the last candle is {iso(anchor.open)}"
-                yield Fact(TimeRange(self.done, self.span.until), State.AFTER_END, reason)
+                said.append(Fact(TimeRange(self.done, self.span.until), State.AFTER_END, reason))
                 self.done = self.span.until
-            return
+            return None, said
         if following < behind:
             raise BadAnswer(f"{self.series}: the walk does not get past {iso(anchor.open)}")
-        if following > behind or self.done < following:
-            evidence = f"no candle between {iso(anchor.open)} and {iso(following)}, seen by two looks"
-            yield self._said(min(following, self.span.until), rows, evidence)
-        self._resumed = following
+        evidence = f"no candle between {iso(anchor.open)} and {iso(following)}, seen by two looks"
+        if following > self.done:
+            said.append(self._said(min(following, self.span.until), rows, evidence))
+        return following, said
+
+    def _last_bad(self, rows: Rows) -> int:
+        """Open time of the last refused row, -1 for none."""
+        return max((row.open for row in rows.rejected if row.open is not None), default=-1)
+
+    def _bad_until(self, rows: Rows) -> int:
+        """Where the refused rows end that come after all good ones; -1 where there are none."""
+        worst = self._last_bad(rows)
+        return self.frame.next(self.frame.floor(worst)) if worst > (rows.last or -1) else -1
+
+    async def _ask_from_bad(self, worst: int) -> Rows:
+        return await self._ask(self.frame.floor(worst), None, begins_with=worst)
 
 
 def _has(frame: pl.DataFrame, moment: int) -> bool:
-    times = frame["time"].to_physical()
-    index = int(times.search_sorted(moment))
-    return index < len(times) and times[index] == moment
+    index = place_of(frame, moment)
+    return index < len(frame) and open_at(frame, index) == moment
 
 
 def _cut(frame: pl.DataFrame, part: TimeRange) -> pl.DataFrame:
     """The rows of an ascending frame that open in `part`."""
-    times = frame["time"].to_physical()
-    first, end = int(times.search_sorted(part.since)), int(times.search_sorted(part.until))
+    first, end = place_of(frame, part.since), place_of(frame, part.until)
     return frame.slice(first, end - first)
