@@ -49,7 +49,7 @@ def verify_data_in_influxdb(symbol: str, timeframe: str, start_date: Moment) -> 
         logger.warning("No data found for %s (%s)", symbol, timeframe)
         return False
     except DataPipelineError as error:
-        logger.error("Error querying the store: %s", error)  # noqa: TRY400 - the message says it all
+        logger.error("Error querying the store: %s", error)
         return False
     counts = verdict.account.counts
     stored = counts[State.STORED]

@@ -73,6 +73,7 @@ def test_the_script_says_which_series_is_not_there(exchange: LocalExchange, tmp_
     assert all("ETH/USDT" in line and ":" in line for line in lines_of(done, "❌"))
 
 
+@pytest.mark.slow
 def test_without_the_exchange_the_script_fails_six_times(tmp_path: Path) -> None:
     """Where nothing listens, no line says ✅, the exit code is 1, and no store is made."""
     done = python(
@@ -177,7 +178,14 @@ def test_a_checkout_that_is_not_installed_runs_too(exchange: LocalExchange, tmp_
 def test_pytest_does_not_take_the_script_for_a_test(tmp_path: Path) -> None:
     """Pointed at data-pipeline, pytest collects nothing and asks no exchange."""
     done = python(
-        "-m", "pytest", "-q", "-p", "no:cacheprovider", SCRIPTS, cwd=tmp_path, CHANDLERY_LOGS=str(tmp_path / "logs")
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        SCRIPTS,
+        cwd=tmp_path,
+        CHANDLERY_LOGS=str(tmp_path / "logs"),
     )
 
     assert done.returncode == pytest.ExitCode.NO_TESTS_COLLECTED, done.stdout
@@ -186,7 +194,10 @@ def test_pytest_does_not_take_the_script_for_a_test(tmp_path: Path) -> None:
 def test_a_fault_on_the_way_is_survived(exchange: LocalExchange, tmp_path: Path) -> None:
     """With broken answers among the good ones the script still loads all six series."""
     exchange.faults = Faults(
-        tuple(Fault(kind, path="klines", requests=(number,)) for number, kind in ((1, "html"), (3, "5xx"), (5, "reset")))
+        tuple(
+            Fault(kind, path="klines", requests=(number,))
+            for number, kind in ((1, "html"), (3, "5xx"), (5, "reset"))
+        )
     )
     done = python(SCRIPTS / "test_data_pipeline.py", cwd=tmp_path)
 

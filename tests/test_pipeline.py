@@ -283,7 +283,7 @@ def test_closing_twice_is_fine_and_use_after_it_is_an_error(exchange: LocalExcha
         lambda: pipeline.fetch_and_store("BTC/USDT", "1h", "1d"),
         lambda: pipeline.exchange,
         lambda: pipeline.store,
-        lambda: pipeline.__enter__(),
+        pipeline.__enter__,
     ):
         with pytest.raises(ch.UsageError, match="closed"):
             use()
@@ -306,7 +306,11 @@ def test_it_works_inside_a_running_loop_and_in_threads(exchange: LocalExchange) 
 def test_threads_may_store_the_same_series_at_once(exchange: LocalExchange, tmp_path: Path) -> None:
     """Six threads that store the same series through one pipeline all succeed, and each candle is written once."""
     with ch.DataPipeline() as pipeline, ThreadPoolExecutor(6) as pool:
-        reports = list(pool.map(lambda _: pipeline.fetch_and_store("BTC/USDT", "1h", "2024-05-20", "2024-05-30"), range(6)))
+        reports = list(
+            pool.map(
+                lambda _: pipeline.fetch_and_store("BTC/USDT", "1h", "2024-05-20", "2024-05-30"), range(6)
+            )
+        )
 
     assert all(reports)
     kept = ch.open_store(tmp_path / "candles").read(ch.SeriesId("binance", "BTC/USDT", "1h")).height
@@ -339,7 +343,9 @@ def test_a_store_handed_in_stays_open(exchange: LocalExchange, tmp_path: Path) -
         with ch.DataPipeline(store=store) as pipeline:
             assert pipeline.store is store
             assert pipeline.fetch_and_store("BTC/USDT", "1d", "5d")
-        assert store.read(ch.SeriesId("binance", "BTC/USDT", "1d")).height == 4  # whole days of five times 24 hours
+        assert (
+            store.read(ch.SeriesId("binance", "BTC/USDT", "1d")).height == 4
+        )  # whole days of five times 24 hours
 
 
 def test_the_store_is_chosen_as_documented(
@@ -361,7 +367,9 @@ def test_the_store_is_chosen_as_documented(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["given", "named"]
 
 
-def test_exchange_is_the_ccxt_object_of_the_same_server(pipeline: ch.DataPipeline, exchange: LocalExchange) -> None:
+def test_exchange_is_the_ccxt_object_of_the_same_server(
+    pipeline: ch.DataPipeline, exchange: LocalExchange
+) -> None:
     """`.exchange` is ccxt's synchronous class, asks the same server, has no keys, and is made once."""
     import ccxt
 

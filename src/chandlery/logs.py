@@ -38,8 +38,8 @@ def configure_logger(
     be written.
     """
     logger = logging.getLogger(name)
-    for handler in [h for h in logger.handlers if isinstance(h, _OUR_HANDLERS)]:
-        logger.removeHandler(handler)
+    for old in [h for h in logger.handlers if isinstance(h, _OUR_HANDLERS)]:
+        logger.removeHandler(old)
     for handler in _handlers(logs_folder(folder)):
         logger.addHandler(handler)
     logger.setLevel(logging.INFO)

@@ -1,42 +1,23 @@
-"""DataPipeline and AsyncPipeline: the short way in from Python.
-
-    with DataPipeline("binance") as pipeline:
-        rows = pipeline.fetch_ohlcv("BTC/USDT", "1h")                     # what the exchange has now; nothing is stored
-        report = pipeline.fetch_and_store("BTC/USDT", "1h", "2024-01-01")  # fetched, checked, stored, accounted for
-
-Both classes are one core. `AsyncPipeline` lives in the caller's event loop; `DataPipeline` keeps one in the package's
-own loop, so it works in scripts, threads, notebooks and inside a running loop.
-"""
+"""AsyncPipeline: fetching from one exchange into one store, in the caller's event loop."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import os
-import re
 import threading
 import time
-import weakref
-from collections.abc import Callable, Coroutine, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
-from chandlery.errors import (
-    DatabaseError,
-    DataPipelineError,
-    ExchangeError,
-    RateLimited,
-    UnknownExchange,
-    UsageError,
-)
-from chandlery.loop import LoopThread, check_process, drop_in_loop, run_in_loop, shared_loop
+from chandlery.errors import DatabaseError, ExchangeError, RateLimited, UsageError
+from chandlery.loop import check_process
+from chandlery.pipeline.choices import settings_for, source_for, store_for
+from chandlery.pipeline.outcome import FetchReport
 from chandlery.when import LISTING, parse_when
 
 if TYPE_CHECKING:
     from chandlery.candle import SeriesId
-    from chandlery.config import Settings
-    from chandlery.report import RunReport
-    from chandlery.sources.base import Source
     from chandlery.stores.base import Store
     from chandlery.when import Moment
 
@@ -48,63 +29,6 @@ T = TypeVar("T")
 MAX_RETRIES = 3
 #: Seconds that it waits before the first repeat; twice that before the second, and so on.
 RETRY_DELAY = 5.0
-
-
-class FetchReport(Mapping[str, Any]):
-    """What `fetch_and_store` did. True only if everything asked for is there.
-
-    Its keys, which are attributes too, are those of `chandlery fetch --json`: of the run (ok, seconds, requests,
-    retries, weight, series) and of its one series (exchange, symbol, timeframe, kind, since, until, fetched, written,
-    absent, missing, pending, quarantined, before_listing, after_end, out_of_reach, error). Times are ISO 8601 UTC.
-    """
-
-    ok: bool
-    seconds: float
-    requests: int
-    retries: int
-    weight: float
-    series: list[dict[str, Any]]
-    exchange: str
-    symbol: str
-    timeframe: str
-    kind: str
-    since: str
-    until: str
-    fetched: int
-    written: int
-    absent: int
-    missing: int
-    pending: int
-    quarantined: int
-    before_listing: int
-    after_end: int
-    out_of_reach: int
-    error: dict[str, str] | None
-
-    def __init__(self, run: RunReport) -> None:
-        document = run.as_json()
-        self._fields: dict[str, Any] = {**document, **document["series"][0]}
-
-    def __getitem__(self, key: str) -> Any:
-        return self._fields[key]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._fields)
-
-    def __len__(self) -> int:
-        return len(self._fields)
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("_") or name not in self._fields:
-            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-        return self._fields[name]
-
-    def __bool__(self) -> bool:
-        return bool(self._fields["ok"])
-
-    def __repr__(self) -> str:
-        shown = ", ".join(f"{key}={value!r}" for key, value in self._fields.items() if key != "series")
-        return f"{type(self).__name__}({shown})"
 
 
 class AsyncPipeline:
@@ -139,13 +63,13 @@ class AsyncPipeline:
             place = os.fspath(store)
         elif store is not None:
             self._store, self._borrowed = store, True
-        self.settings = _settings(folder, exchange=exchange_id, exchange_url=exchange_url, store=place)
+        self.settings = settings_for(folder, exchange=exchange_id, exchange_url=exchange_url, store=place)
         self._signed = signed
         self._retry_delay = retry_delay
         self._client: Any = None
         self._turns: dict[SeriesId, asyncio.Lock] = {}
         self._opening = threading.Lock()
-        self._source = _open_source(self.settings, signed=signed)
+        self._source = source_for(self.settings, signed=signed)
         log.info("Initialized %s with exchange: %s", type(self).__name__, self.settings.exchange)
 
     async def fetch_ohlcv(
@@ -164,8 +88,7 @@ class AsyncPipeline:
         Raises ExchangeError.
         """
         self.check_usable()
-        if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
-            raise UsageError(f"not a number of candles: {limit!r}", hint="limit is 1 or more")
+        _check_limit(limit)
         log.info("Fetching %s OHLCV data for %s since %s", timeframe, symbol, since)
 
         series = self._series(symbol, timeframe)
@@ -225,7 +148,7 @@ class AsyncPipeline:
         self.check_usable()
         with self._opening:
             if self._store is None:
-                self._store = _open_store(self.settings)
+                self._store = store_for(self.settings)
             return self._store
 
     @property
@@ -330,157 +253,6 @@ class AsyncPipeline:
         return wait
 
 
-class DataPipeline:
-    """`AsyncPipeline` for callers that do not await: same arguments, same methods, from any thread.
-
-    Works in scripts, notebooks and inside a running event loop (which it blocks while it waits: await AsyncPipeline
-    there if that matters). One event loop in a daemon thread serves all pipelines of the process. Use it as `with`, or
-    call `close`. A pipeline does not survive a fork: make it in the child.
-    """
-
-    def __init__(
-        self,
-        exchange_id: str | None = None,
-        *,
-        store: Store | str | os.PathLike[str] | None = None,
-        exchange_url: str | None = None,
-        signed: bool = False,
-        retry_delay: float = RETRY_DELAY,
-        folder: str | os.PathLike[str] | None = None,
-    ) -> None:
-        async def make() -> AsyncPipeline:
-            return AsyncPipeline(
-                exchange_id,
-                store=store,
-                exchange_url=exchange_url,
-                signed=signed,
-                retry_delay=retry_delay,
-                folder=folder,
-            )
-
-        loop = shared_loop()
-        self._core = run_in_loop(make)
-        self._forgotten = weakref.finalize(self, _close_forgotten, loop, self._core)
-
-    def fetch_ohlcv(
-        self,
-        symbol: str,
-        timeframe: str = "1h",
-        since: Moment | None = None,
-        limit: int = 1000,
-        retry_count: int = 0,
-    ) -> list[list[float]]:
-        """What the exchange has now, checked, the open candle included; nothing is stored.
-
-        As AsyncPipeline.fetch_ohlcv: rows [epoch ms, open, high, low, close, volume]. Raises ExchangeError.
-        """
-        return self._run(lambda: self._core.fetch_ohlcv(symbol, timeframe, since, limit, retry_count))
-
-    def fetch_and_store(
-        self, symbol: str, timeframe: str, start_date: Moment, end_date: Moment | None = None
-    ) -> FetchReport:
-        """Fetch what is missing of [start_date, end_date), store it, and account for every slot of it.
-
-        As AsyncPipeline.fetch_and_store: true only if everything is there; raises ExchangeError, DatabaseError.
-        """
-        return self._run(lambda: self._core.fetch_and_store(symbol, timeframe, start_date, end_date))
-
-    @property
-    def settings(self) -> Settings:
-        """What holds for this pipeline, and where each value came from."""
-        return self._core.settings
-
-    @property
-    def store(self) -> Store:
-        """The store, opened (and made) if it is not yet. Raises DatabaseError."""
-        return self._core.store
-
-    @property
-    def exchange(self) -> Any:
-        """The synchronous ccxt object of the exchange, made when asked for and closed with the pipeline."""
-        return self._core.exchange
-
-    def close(self) -> None:
-        """Let what is being stored end, then close connections and the store. Twice is fine."""
-        if self._forgotten.detach() is not None and self._core.is_ours:
-            run_in_loop(self._core.close)
-
-    def _run(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        self._core.check_usable()
-        return run_in_loop(work)
-
-    def __enter__(self) -> Self:
-        self._core.check_usable()
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
-
-    def __repr__(self) -> str:
-        return repr(self._core).replace("AsyncPipeline", type(self).__name__)
-
-
-def _close_forgotten(loop: LoopThread, core: AsyncPipeline) -> None:
-    """Close what nobody closed, without waiting: it may be the garbage collector that calls."""
-    drop_in_loop(loop, core.close)
-
-
-def chosen_store(settings: Settings) -> str:
-    """URL of the store that the settings mean for a DataPipeline: named anywhere, else InfluxDB if there is a token for
-    it, else the default.
-    """
-    if settings.origin("store") == "default" and settings.influxdb_token.get_secret_value():
-        return "influxdb"
-    return settings.store
-
-
-def _settings(folder: str | os.PathLike[str] | None, **given: str | None) -> Settings:
-    from chandlery.config import load_settings
-    from chandlery.redact import keep_secret
-
-    exchange_id = given["exchange"]
-    if exchange_id is not None and not re.fullmatch(r"[A-Za-z0-9_]+", exchange_id):
-        raise UnknownExchange(
-            f"Invalid exchange ID: {exchange_id!r}", hint="exchange ids are those of ccxt, such as binance"
-        )
-    flags = {name: value for name, value in given.items() if value is not None}
-    settings = load_settings(None if folder is None else Path(folder), **flags)
-    keep_secret(*(s.get_secret_value() for s in (settings.api_key, settings.secret, settings.influxdb_token)))
-    return settings
-
-
-def _open_source(settings: Settings, *, signed: bool) -> Source:
-    from chandlery.sources import open_source
-
-    try:
-        return open_source(
-            settings.exchange,
-            url=settings.exchange_url,
-            api_key=settings.api_key.get_secret_value() if signed else "",
-            secret=settings.secret.get_secret_value() if signed else "",
-            signed=signed,
-            state_dir=settings.state,
-            max_wait_seconds=settings.max_wait,
-            budget=settings.budget,
-        )
-    except UnknownExchange as error:
-        log.error("Invalid exchange ID: %s", settings.exchange)
-        raise UnknownExchange(f"Invalid exchange ID: {settings.exchange}", hint=error.hint) from error
-    except DataPipelineError:
-        raise
-    except Exception as error:
-        log.error("Failed to initialize DataPipeline: %s", error)
-        raise DataPipelineError(f"Failed to initialize DataPipeline: {error}") from error
-
-
-def _open_store(settings: Settings) -> Store:
-    from chandlery.stores import open_store
-
-    url = chosen_store(settings)
-    if url == "influxdb" and settings.store != url:
-        raise DatabaseError(
-            f"INFLUXDB_TOKEN is set ({settings.origin('influxdb_token')}), so the store would be InfluxDB, which this "
-            "version of chandlery cannot write yet",
-            hint="name an embedded store: store='./candles', or CHANDLERY_STORE=./candles",
-        )
-    return open_store(url)
+def _check_limit(limit: object) -> None:
+    if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
+        raise UsageError(f"not a number of candles: {limit!r}", hint="limit is 1 or more")

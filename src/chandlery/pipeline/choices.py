@@ -1,0 +1,88 @@
+"""What settings mean for a pipeline: which exchange it asks, which store it writes."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from chandlery.errors import DatabaseError, DataPipelineError, UnknownExchange
+
+if TYPE_CHECKING:
+    from chandlery.config import Settings
+    from chandlery.sources.base import Source
+    from chandlery.stores.base import Store
+
+log = logging.getLogger("chandlery.pipeline")
+
+
+def chosen_store(settings: Settings) -> str:
+    """URL of the store that the settings mean for a DataPipeline: named anywhere, else InfluxDB if there is a token for
+    it, else the default.
+    """
+    if settings.origin("store") == "default" and settings.influxdb_token.get_secret_value():
+        return "influxdb"
+    return settings.store
+
+
+def settings_for(folder: str | os.PathLike[str] | None, **given: str | None) -> Settings:
+    """The settings that hold in `folder`, what is `given` (exchange, exchange_url, store) before all.
+
+    From then on no log line shows their secrets. Raises UsageError, and UnknownExchange for an id that none can be.
+    """
+    from chandlery.config import load_settings
+    from chandlery.redact import keep_secret
+
+    exchange_id = given["exchange"]
+    if exchange_id is not None and not re.fullmatch(r"[A-Za-z0-9_]+", exchange_id):
+        raise UnknownExchange(
+            f"Invalid exchange ID: {exchange_id!r}", hint="exchange ids are those of ccxt, such as binance"
+        )
+    flags = {name: value for name, value in given.items() if value is not None}
+    settings = load_settings(None if folder is None else Path(folder), **flags)
+    if chosen_store(settings) == settings.store:
+        for warning in settings.warnings:
+            log.warning(warning)
+    keep_secret(*(s.get_secret_value() for s in (settings.api_key, settings.secret, settings.influxdb_token)))
+    return settings
+
+
+def source_for(settings: Settings, *, signed: bool) -> Source:
+    """The source of the settings' exchange; raises UnknownExchange with the original's words."""
+    from chandlery.sources import open_source
+
+    try:
+        return open_source(
+            settings.exchange,
+            url=settings.exchange_url,
+            api_key=settings.api_key.get_secret_value() if signed else "",
+            secret=settings.secret.get_secret_value() if signed else "",
+            signed=signed,
+            state_dir=settings.state,
+            max_wait_seconds=settings.max_wait,
+            budget=settings.budget,
+        )
+    except UnknownExchange as error:
+        log.error("Invalid exchange ID: %s", settings.exchange)
+        raise UnknownExchange(f"Invalid exchange ID: {settings.exchange}", hint=error.hint) from error
+    except DataPipelineError:
+        raise
+    except Exception as error:
+        log.error("Failed to initialize DataPipeline: %s", error)
+        raise DataPipelineError(f"Failed to initialize DataPipeline: {error}") from error
+
+
+def store_for(settings: Settings) -> Store:
+    """The settings' store, opened, and made if it is not there; raises DatabaseError."""
+    from chandlery.stores import open_store
+
+    url = chosen_store(settings)
+    if url == "influxdb" and settings.store != url:
+        raise DatabaseError(
+            f"INFLUXDB_TOKEN is set ({settings.origin('influxdb_token')}), so the store would be InfluxDB, which this "
+            "version of chandlery cannot write yet",
+            hint="name an embedded store: store='./candles', or CHANDLERY_STORE=./candles",
+        )
+    return open_store(url)
