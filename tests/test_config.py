@@ -15,7 +15,9 @@ def folder(tmp_path: Path) -> Path:
     """A folder in which every file gives the exchange URL and the store."""
     (tmp_path / "secrets").mkdir()
     secrets = tmp_path / "secrets" / ".env.binance"
-    secrets.write_text("CHANDLERY_STORE=from-secrets\nEXCHANGE_URL=http://secrets:1\nEXCHANGE_API_KEY='key'\n")
+    secrets.write_text(
+        "CHANDLERY_STORE=from-secrets\nEXCHANGE_URL=http://secrets:1\nEXCHANGE_API_KEY='key'\n"
+    )
     secrets.chmod(0o600)
     (tmp_path / ".env").write_text("CHANDLERY_STORE=from-dotenv\nCHANDLERY_BUDGET=40%\nOTHER_PROGRAM=1\n")
     (tmp_path / "chandlery.toml").write_text('store = "from-toml"\nbudget = "30%"\nrecheck = "12h"\n')
@@ -42,7 +44,10 @@ def test_each_value_tells_where_it_came_from(folder: Path, monkeypatch: pytest.M
     monkeypatch.setenv("CHANDLERY_MAX_WAIT", "1m")
     settings = load_settings(folder, exchange="binance")
 
-    origins = {name: settings.origin(name) for name in ("exchange", "max_wait", "api_key", "budget", "recheck", "settle")}
+    origins = {
+        name: settings.origin(name)
+        for name in ("exchange", "max_wait", "api_key", "budget", "recheck", "settle")
+    }
     assert origins == {
         "exchange": "--exchange",
         "max_wait": "CHANDLERY_MAX_WAIT",
@@ -51,7 +56,12 @@ def test_each_value_tells_where_it_came_from(folder: Path, monkeypatch: pytest.M
         "recheck": str(folder / "chandlery.toml"),
         "settle": "default",
     }
-    assert (settings.max_wait, settings.budget, settings.recheck, settings.settle) == (60.0, 0.4, 43_200.0, None)
+    assert (settings.max_wait, settings.budget, settings.recheck, settings.settle) == (
+        60.0,
+        0.4,
+        43_200.0,
+        None,
+    )
 
 
 def test_the_secrets_file_is_that_of_the_exchange_in_use(folder: Path) -> None:
@@ -90,7 +100,9 @@ def test_secrets_that_others_can_read_are_told_of(folder: Path) -> None:
     assert str(folder / "secrets" / ".env.binance") in warning
 
 
-@pytest.mark.parametrize(("store", "warns"), [("candles", True), ("influxdb", False), ("influxdb://h:8086/o/b", False)])
+@pytest.mark.parametrize(
+    ("store", "warns"), [("candles", True), ("influxdb", False), ("influxdb://h:8086/o/b", False)]
+)
 def test_a_token_that_is_not_used_is_told_of(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, store: str, warns: bool
 ) -> None:

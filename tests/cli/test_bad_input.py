@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import resource
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,8 +15,18 @@ CASES: dict[str, tuple[tuple[str, ...], int, str, str]] = {
     "pattern without match": (("fetch", "*/GBP"), 2, "*/GBP", ""),
     "no timeframe": (("fetch", "BTC/USDT", "-t", "soon"), 2, "soon", ""),
     "timeframe not offered": (("fetch", "BTC/USDT", "-t", "7h"), 2, "7h", ""),
-    "since after until": (("fetch", "BTC/USDT", "--since", "2024-05-02", "--until", "2024-05-01"), 2, "2024-05-02", "half-open"),
-    "since is until": (("fetch", "BTC/USDT", "--since", "2024-05-02", "--until", "2024-05-02"), 2, "2024-05-02", "half-open"),
+    "since after until": (
+        ("fetch", "BTC/USDT", "--since", "2024-05-02", "--until", "2024-05-01"),
+        2,
+        "2024-05-02",
+        "half-open",
+    ),
+    "since is until": (
+        ("fetch", "BTC/USDT", "--since", "2024-05-02", "--until", "2024-05-02"),
+        2,
+        "2024-05-02",
+        "half-open",
+    ),
     "since in the future": (("fetch", "BTC/USDT", "--since", "2030-01-01"), 2, "2030-01-01", "2024-06-01"),
     "no time": (("fetch", "BTC/USDT", "--since", "yesterday"), 2, "yesterday", "7d"),
     "no length": (("fetch", "BTC/USDT", "--settle", "soon"), 2, "--settle", "30s"),

@@ -16,7 +16,9 @@ import pytest
 from chandlery.exchange import ExchangeSettings, LocalExchange
 
 
-def test_the_demo_does_the_main_job(run: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_demo_does_the_main_job(
+    run: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Six series are fetched and verified with a sign each, candles shown, a chart drawn and left as a PNG file;
     settings of the environment play no part.
     """

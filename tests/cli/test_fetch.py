@@ -14,7 +14,18 @@ from chandlery.exchange import ExchangeSettings, Faults, LocalExchange, parse_fa
 
 FETCH_KEYS = ["ok", "seconds", "requests", "retries", "weight", "series"]
 SLOT_KEYS = ["absent", "missing", "pending", "quarantined", "before_listing", "after_end", "out_of_reach"]
-SERIES_KEYS = ["exchange", "symbol", "timeframe", "kind", "since", "until", "fetched", "written", *SLOT_KEYS, "error"]
+SERIES_KEYS = [
+    "exchange",
+    "symbol",
+    "timeframe",
+    "kind",
+    "since",
+    "until",
+    "fetched",
+    "written",
+    *SLOT_KEYS,
+    "error",
+]
 WEEK = ("--since", "2024-05-25", "--until", "2024-06-01")
 SETTLED = ("--since", "2024-05-20", "--until", "2024-05-30")
 
@@ -151,7 +162,18 @@ def test_a_ban_ends_the_run_with_3(run: Callable[..., Any], tmp_path: Path) -> N
     """A told wait longer than --max-wait ends the run with 3 and names the time, and no candle is stored."""
     faults = Faults((parse_fault("418:1,retry_after=3600,path=klines"),))
     with LocalExchange(ExchangeSettings(clock="2024-06-01T00:01Z,0", faults=faults)) as banning:
-        done = run("fetch", "BTC/USDT", "-t", "1d", *WEEK, "--max-wait", "1s", "--exchange-url", banning.url, "--json")
+        done = run(
+            "fetch",
+            "BTC/USDT",
+            "-t",
+            "1d",
+            *WEEK,
+            "--max-wait",
+            "1s",
+            "--exchange-url",
+            banning.url,
+            "--json",
+        )
 
     assert done.code == 3, done.err
     assert done.json["series"][0]["error"]["kind"] == "RateLimited"
@@ -182,7 +204,9 @@ def test_a_series_that_another_process_writes_is_5(run: Callable[..., Any], tmp_
     assert (free["error"], free["written"]) == (None, 7)
 
 
-def test_a_token_that_is_not_used_is_warned_of(run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_token_that_is_not_used_is_warned_of(
+    run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """With INFLUXDB_TOKEN set and a folder as store, each command warns, without the token."""
     monkeypatch.setenv("INFLUXDB_TOKEN", "hush-hush")
     run_fetch = run("fetch", "BTC/USDT", "-t", "1d", *WEEK, "-q")
@@ -191,3 +215,19 @@ def test_a_token_that_is_not_used_is_warned_of(run: Callable[..., Any], monkeypa
     for done in (run_fetch, run_list):
         assert "warning: INFLUXDB_TOKEN is set and not used" in done.err
         assert "hush" not in done.out + done.err
+
+
+def test_an_exchange_that_does_not_answer_is_3_and_makes_no_store(
+    run: Callable[..., Any], tmp_path: Path
+) -> None:
+    """Where not even the markets can be had, each series carries the error, stderr has it once, and no store is made."""
+    faults = Faults((parse_fault("418:1,retry_after=3600"),))
+    with LocalExchange(ExchangeSettings(clock="2024-06-01T00:01Z,0", faults=faults)) as banning:
+        args = ("BTC/USDT", "ETH/USDT", *WEEK, "--max-wait", "1s", "--exchange-url", banning.url)
+        done = run("fetch", *args, "--json")
+
+    assert done.code == 3, done.err
+    assert [list(series) for series in done.json["series"]] == [SERIES_KEYS] * 2
+    assert {series["error"]["kind"] for series in done.json["series"]} == {"RateLimited"}
+    assert done.err.count("error: ") == 1
+    assert list(tmp_path.iterdir()) == []

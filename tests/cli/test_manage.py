@@ -10,7 +10,9 @@ import pytest
 
 from chandlery.cli.main import app
 
-COMMANDS = [command.name or command.callback.__name__ for command in app.registered_commands if command.callback]
+COMMANDS = [
+    command.name or command.callback.__name__ for command in app.registered_commands if command.callback
+]
 WEEK = ("--since", "2024-05-25", "--until", "2024-06-01")
 
 
@@ -115,5 +117,19 @@ def test_no_command_shows_the_help_on_stderr(run: Callable[..., Any]) -> None:
 def test_every_command_of_this_issue_is_there() -> None:
     """The commands are those of the contract, and none that does not work yet."""
     assert sorted(COMMANDS) == sorted(
-        ["fetch", "plan", "verify", "list", "show", "latest", "export", "chart", "markets", "remove", "seal", "exchange", "demo"]
+        [
+            "fetch",
+            "plan",
+            "verify",
+            "list",
+            "show",
+            "latest",
+            "export",
+            "chart",
+            "markets",
+            "remove",
+            "seal",
+            "exchange",
+            "demo",
+        ]
     )

@@ -19,7 +19,12 @@ from chandlery.errors import (
     UsageError,
 )
 
-STORE, LOCKED, DOWN, UNKNOWN = StoreFull("full"), SeriesLocked("locked"), ExchangeUnavailable("down"), UnknownSymbol("what")
+STORE, LOCKED, DOWN, UNKNOWN = (
+    StoreFull("full"),
+    SeriesLocked("locked"),
+    ExchangeUnavailable("down"),
+    UnknownSymbol("what"),
+)
 
 RUNS: list[tuple[list[DataPipelineError], int, bool, Exit]] = [
     ([], 2, True, Exit.OK),

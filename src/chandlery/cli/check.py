@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from chandlery.cli import options as opt
-from chandlery.cli.fetch import Budget, MaxWait, Signed, WaitLock, backfill, say_store, source_of
+from chandlery.cli.fetch import backfill, say_store, source_of
 from chandlery.cli.interrupt import run_until_interrupted
 from chandlery.cli.output import Cell, Exit, Mark, Output
 from chandlery.cli.progress import RunProgress
-from chandlery.cli.runreport import exit_code_of_run, minute
+from chandlery.cli.runreport import exit_code_of_run, minute, tell_errors
 from chandlery.errors import DataPipelineError, UsageError
 
 if TYPE_CHECKING:
@@ -58,13 +58,13 @@ def verify(
     until: opt.Until = None,
     repair: Repair = False,
     gaps: Gaps = None,
-    exchange: opt.ExchangeId = None,
+    exchange: opt.KeptExchange = None,
     exchange_url: opt.ExchangeUrl = None,
-    signed: Signed = False,
+    signed: opt.Signed = False,
     store: opt.StoreUrl = None,
-    max_wait: MaxWait = None,
-    budget: Budget = None,
-    wait_lock: WaitLock = False,
+    max_wait: opt.MaxWait = None,
+    budget: opt.Budget = None,
+    wait_lock: opt.WaitLock = False,
     as_json: opt.Json = False,
     verbose: opt.Verbose = 0,
     quiet: opt.Quiet = False,
@@ -188,10 +188,9 @@ def _repair(
                     errors += [error] * len(some)
                     continue
                 brought += sum(s.written for s in report.series)
-                for one in report.series:
-                    if one.error is not None:
-                        out.error(one.error, about=str(one.series))
-                        errors.append(one.error)
+                failed = [(str(one.series), one.error) for one in report.series if one.error is not None]
+                tell_errors(out, failed)
+                errors += [error for _, error in failed]
         out.say(f"repair brought {brought:,} candles")
         return exit_code_of_run(errors, series, complete=True)
 

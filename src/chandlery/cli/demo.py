@@ -170,9 +170,7 @@ def _draw(out: Output, store: Store, picture: Path) -> None:
     width = min(shutil.get_terminal_size((80, 24)).columns, 100)
     bars = chart.bars_of(read_candles(store, longer), longer, most=chart.text_bars(width))
     colour = out.stdout_is_terminal and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
-    out.text(
-        chart.draw_text(bars, width=width, height=20, colour=colour)
-    )
+    out.text(chart.draw_text(bars, width=width, height=20, colour=colour))
     picture.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(picture) as stream:
         stream.write(chart.draw_png(chart.bars_of(candles, series, most=chart.PICTURE_BARS)))

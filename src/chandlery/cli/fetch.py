@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Literal
 
 import typer
 
@@ -13,72 +13,23 @@ from chandlery.cli import options as opt
 from chandlery.cli.interrupt import run_until_interrupted
 from chandlery.cli.output import Exit, Output
 from chandlery.cli.progress import RunProgress
-from chandlery.cli.runreport import exit_code, exit_code_of_run, tell_plan, tell_run
-from chandlery.errors import NoSuchStore, UsageError
+from chandlery.cli.runreport import (
+    exit_code,
+    exit_code_of_run,
+    nothing_begun,
+    tell_plan,
+    tell_run,
+    together,
+)
+from chandlery.errors import ExchangeError, NoSuchStore, UsageError
 
 if TYPE_CHECKING:
     from chandlery.backfill import Backfill, Want
+    from chandlery.candle import SeriesId
     from chandlery.config import Settings
     from chandlery.report import PlanReport, RunReport
     from chandlery.sources.base import Source
     from chandlery.stores.base import Store
-
-_RUN = "Run"
-
-Settle = Annotated[
-    str | None,
-    typer.Option(
-        "--settle",
-        metavar="SECONDS",
-        help="A candle is closed this long after its end (default: the exchange's profile, else 10).",
-        show_default=False,
-        rich_help_panel=_RUN,
-    ),
-]
-Recheck = Annotated[
-    str | None,
-    typer.Option(
-        "--recheck",
-        metavar="LENGTH",
-        help="Ask again for candles younger than this until confirmed; 0 is off (default 24h).",
-        show_default=False,
-        rich_help_panel=_RUN,
-    ),
-]
-MaxWait = Annotated[
-    str | None,
-    typer.Option(
-        "--max-wait",
-        metavar="LENGTH",
-        help="End the run where the exchange tells us to wait longer than this (default 10m).",
-        show_default=False,
-        rich_help_panel=_RUN,
-    ),
-]
-Budget = Annotated[
-    str | None,
-    typer.Option(
-        "--budget",
-        metavar="SHARE",
-        help="Share of the exchange's declared request budget to spend (default 80%).",
-        show_default=False,
-        rich_help_panel=_RUN,
-    ),
-]
-Signed = Annotated[
-    bool,
-    typer.Option(
-        "--signed",
-        help="Send EXCHANGE_API_KEY and EXCHANGE_SECRET with requests.",
-        rich_help_panel="Exchange",
-    ),
-]
-WaitLock = Annotated[
-    bool,
-    typer.Option(
-        "--wait-lock", help="Wait for another process that writes the series.", rich_help_panel=_RUN
-    ),
-]
 
 
 def register(app: typer.Typer) -> None:
@@ -100,13 +51,13 @@ def fetch(
     until: opt.Until = None,
     exchange: opt.ExchangeId = None,
     exchange_url: opt.ExchangeUrl = None,
-    signed: Signed = False,
+    signed: opt.Signed = False,
     store: opt.StoreUrl = None,
-    settle: Settle = None,
-    recheck: Recheck = None,
-    max_wait: MaxWait = None,
-    budget: Budget = None,
-    wait_lock: WaitLock = False,
+    settle: opt.Settle = None,
+    recheck: opt.Recheck = None,
+    max_wait: opt.MaxWait = None,
+    budget: opt.Budget = None,
+    wait_lock: opt.WaitLock = False,
     as_json: opt.Json = False,
     verbose: opt.Verbose = 0,
     quiet: opt.Quiet = False,
@@ -152,11 +103,11 @@ def plan(
     until: opt.Until = None,
     exchange: opt.ExchangeId = None,
     exchange_url: opt.ExchangeUrl = None,
-    signed: Signed = False,
+    signed: opt.Signed = False,
     store: opt.StoreUrl = None,
-    settle: Settle = None,
-    recheck: Recheck = None,
-    budget: Budget = None,
+    settle: opt.Settle = None,
+    recheck: opt.Recheck = None,
+    budget: opt.Budget = None,
     as_json: opt.Json = False,
     verbose: opt.Verbose = 0,
     quiet: opt.Quiet = False,
@@ -230,16 +181,23 @@ async def _fetch(
             say_store(out, kept)
             reports = []
             for exchange, wants in _kept_wants(kept, wish).items():
-                source = await stack.enter_async_context(
-                    source_of(settings, exchange=exchange, signed=signed)
-                )
-                timed = await _timed(source, wants, wish)
-                reports.append(
-                    await backfill(settings, source, kept, progress, wait_lock=wait_lock).run(timed)
-                )
-            return _together(reports)
+                try:
+                    source = await stack.enter_async_context(
+                        source_of(settings, exchange=exchange, signed=signed)
+                    )
+                    timed = await _timed(source, wants, wish)
+                    run = backfill(settings, source, kept, progress, wait_lock=wait_lock)
+                    reports.append(await run.run(timed))
+                except ExchangeError as error:
+                    reports.append(nothing_begun([want.series for want in wants], error))
+            return together(reports)
         source = await stack.enter_async_context(source_of(settings, signed=signed))
-        wants = await _wants(source, wish)
+        try:
+            wants = await _wants(source, wish)
+        except ExchangeError as error:
+            if isinstance(error, UsageError):
+                raise
+            return nothing_begun(_as_typed(settings, wish), error)
         # Only now is it known that there is something to store, so only now may a store be made.
         store = stack.enter_context(open_store(settings.store, create=True))
         say_store(out, store)
@@ -377,14 +335,11 @@ def _kept_wants(store: Store, wish: Wish) -> dict[str, list[Want]]:
     return wants
 
 
-def _together(reports: Sequence[RunReport]) -> RunReport:
-    """The reports of several exchanges as one."""
-    from chandlery.report import RunReport
+def _as_typed(settings: Settings, wish: Wish) -> list[SeriesId]:
+    """The series asked for, where the exchange did not even say what it lists."""
+    from chandlery.candle import SeriesId
 
-    return RunReport(
-        seconds=sum(r.seconds for r in reports),
-        requests=sum(r.requests for r in reports),
-        retries=sum(r.retries for r in reports),
-        weight=sum(r.weight for r in reports),
-        series=[s for r in reports for s in r.series],
-    )
+    timeframes = wish.timeframes or (opt.DEFAULT_TIMEFRAME,)
+    return [
+        SeriesId(settings.exchange, symbol, timeframe) for symbol in wish.symbols for timeframe in timeframes
+    ]

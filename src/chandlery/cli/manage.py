@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from chandlery.cli import options as opt
-from chandlery.cli.fetch import Signed, is_pattern, say_store, source_of
+from chandlery.cli.fetch import is_pattern, say_store, source_of
 from chandlery.cli.interrupt import run_until_interrupted
 from chandlery.cli.output import Cell, Exit, Mark, Output, exit_code_of
 from chandlery.cli.runreport import minute
@@ -36,7 +36,7 @@ def register(app: typer.Typer) -> None:
 
 def list_(
     *,
-    exchange: opt.ExchangeId = None,
+    exchange: opt.KeptExchange = None,
     store: opt.StoreUrl = None,
     as_json: opt.Json = False,
     verbose: opt.Verbose = 0,
@@ -93,7 +93,7 @@ def markets(
     *,
     exchange: opt.ExchangeId = None,
     exchange_url: opt.ExchangeUrl = None,
-    signed: Signed = False,
+    signed: opt.Signed = False,
     as_json: opt.Json = False,
     verbose: opt.Verbose = 0,
     quiet: opt.Quiet = False,
@@ -157,7 +157,7 @@ def remove(
     *,
     timeframe: opt.KeptTimeframes = None,
     yes: Annotated[bool, typer.Option("-y", "--yes", help="Do not ask.")] = False,
-    exchange: opt.ExchangeId = None,
+    exchange: opt.KeptExchange = None,
     store: opt.StoreUrl = None,
     verbose: opt.Verbose = 0,
     quiet: opt.Quiet = False,

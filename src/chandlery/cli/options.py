@@ -32,13 +32,9 @@ if TYPE_CHECKING:
 #: What -t means where nothing is given and a series must be named.
 DEFAULT_TIMEFRAME = "1h"
 
-_SOURCE, _STORE, _TALK = "Exchange", "Store", "Output"
-
 _SYMBOL_HELP = "Such as BTC/USDT, or a pattern such as '*/USDT'."
 
-Symbols = Annotated[
-    list[str] | None, typer.Argument(metavar="SYMBOL", help=_SYMBOL_HELP, show_default=False)
-]
+Symbols = Annotated[list[str] | None, typer.Argument(metavar="SYMBOL", help=_SYMBOL_HELP, show_default=False)]
 SomeSymbols = Annotated[list[str], typer.Argument(metavar="SYMBOL", help=_SYMBOL_HELP, show_default=False)]
 OneSymbol = Annotated[str, typer.Argument(metavar="SYMBOL", help="Such as BTC/USDT.", show_default=False)]
 
@@ -50,7 +46,16 @@ ExchangeId = Annotated[
         metavar="ID",
         help="Exchange id as ccxt knows it, such as binance or kraken (EXCHANGE_ID; default binance).",
         show_default=False,
-        rich_help_panel=_SOURCE,
+    ),
+]
+KeptExchange = Annotated[
+    str | None,
+    typer.Option(
+        "-e",
+        "--exchange",
+        metavar="ID",
+        help="Only series of this exchange (default: all that are kept).",
+        show_default=False,
     ),
 ]
 ExchangeUrl = Annotated[
@@ -60,7 +65,6 @@ ExchangeUrl = Annotated[
         metavar="URL",
         help="Ask this server instead of the exchange itself, such as a local exchange (EXCHANGE_URL).",
         show_default=False,
-        rich_help_panel=_SOURCE,
     ),
 ]
 Timeframes = Annotated[
@@ -108,17 +112,64 @@ StoreUrl = Annotated[
         metavar="URL",
         help="Folder of the store (CHANDLERY_STORE, then chandlery.toml, then ./candles).",
         show_default=False,
-        rich_help_panel=_STORE,
     ),
 ]
-Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.", rich_help_panel=_TALK)]
+Settle = Annotated[
+    str | None,
+    typer.Option(
+        "--settle",
+        metavar="SECONDS",
+        help="A candle is closed this long after its end (default: the exchange's profile, else 10).",
+        show_default=False,
+    ),
+]
+Recheck = Annotated[
+    str | None,
+    typer.Option(
+        "--recheck",
+        metavar="LENGTH",
+        help="Ask again for candles younger than this until confirmed; 0 is off (default 24h).",
+        show_default=False,
+    ),
+]
+MaxWait = Annotated[
+    str | None,
+    typer.Option(
+        "--max-wait",
+        metavar="LENGTH",
+        help="End the run where the exchange tells us to wait longer than this (default 10m).",
+        show_default=False,
+    ),
+]
+Budget = Annotated[
+    str | None,
+    typer.Option(
+        "--budget",
+        metavar="SHARE",
+        help="Share of the exchange's declared request budget to spend (default 80%).",
+        show_default=False,
+    ),
+]
+Signed = Annotated[
+    bool,
+    typer.Option(
+        "--signed",
+        help="Send EXCHANGE_API_KEY and EXCHANGE_SECRET with requests.",
+    ),
+]
+WaitLock = Annotated[
+    bool,
+    typer.Option(
+        "--wait-lock",
+        help="Wait for another process that writes the series.",
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
 Verbose = Annotated[
     int,
-    typer.Option("-v", "--verbose", count=True, help="Say more.", show_default=False, rich_help_panel=_TALK),
+    typer.Option("-v", "--verbose", count=True, help="Say more.", show_default=False),
 ]
-Quiet = Annotated[
-    bool, typer.Option("-q", "--quiet", help="Warnings and errors only.", rich_help_panel=_TALK)
-]
+Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Warnings and errors only.")]
 
 
 def example(*commands: str) -> str:

@@ -211,6 +211,7 @@ class Output:
                 if whole
                 else (f"\x1b[{colour}m{label}\x1b[0m", shown)
             )
+        sys.stdout.flush()  # so that both come in their order where they go to the same place
         with contextlib.suppress(BrokenPipeError):
             print(label + shown, file=sys.stderr, flush=True)
 

@@ -9,6 +9,7 @@ from chandlery.cli.output import Cell, Exit, Mark, Output
 from chandlery.errors import DatabaseError, DataPipelineError, ExchangeError, SeriesLocked, UsageError
 
 if TYPE_CHECKING:
+    from chandlery.candle import SeriesId
     from chandlery.report import PlanReport, RunReport, SeriesReport
 
 _ORDINARY = ("stored",)
@@ -46,15 +47,47 @@ def minute(moment: int | None) -> str | None:
     return text.removesuffix(":00") if len(text) == len("2024-01-01 00:00:00") else text
 
 
+def nothing_begun(series: Sequence[SeriesId], error: DataPipelineError) -> RunReport:
+    """The report of a run that the exchange did not let begin: the error for each of its series."""
+    from chandlery.clock import SystemClock
+    from chandlery.report import RunReport, SeriesReport
+    from chandlery.timerange import TimeRange
+
+    now = SystemClock().now_ms()  # nobody knows the exchange's
+    reports = [SeriesReport(one, TimeRange(now, now), error=error) for one in series]
+    return RunReport(seconds=0.0, requests=0, retries=0, weight=0.0, series=reports)
+
+
+def together(reports: Sequence[RunReport]) -> RunReport:
+    """The reports of several exchanges as one."""
+    from chandlery.report import RunReport
+
+    return RunReport(
+        seconds=sum(r.seconds for r in reports),
+        requests=sum(r.requests for r in reports),
+        retries=sum(r.retries for r in reports),
+        weight=sum(r.weight for r in reports),
+        series=[s for r in reports for s in r.series],
+    )
+
+
+def tell_errors(out: Output, errors: Sequence[tuple[str, DataPipelineError]]) -> None:
+    """The errors of series; one that many share is told once."""
+    shared: dict[str, list[tuple[str, DataPipelineError]]] = {}
+    for about, error in errors:
+        shared.setdefault(error.message, []).append((about, error))
+    for told in shared.values():
+        about, error = told[0]
+        out.error(error, about=about if len(told) == 1 else f"{about} and {len(told) - 1:,} more series")
+
+
 def tell_run(out: Output, report: RunReport, *, as_json: bool) -> None:
     """What fetch did: the table or the document on stdout, errors and the sum on stderr."""
-    for series in report.series:
-        if series.error is not None:
-            out.error(series.error, about=str(series.series))
+    tell_errors(out, [(str(s.series), s.error) for s in report.series if s.error is not None])
     if as_json:
         out.json(report.as_json())
         return
-    shown = [s for s in report.series if s.span or s.error is None]
+    shown = [s for s in report.series if s.span]
     if shown:
         out.table(*_run_table(shown))
     fetched, new = sum(s.fetched for s in report.series), sum(s.written for s in report.series)
@@ -88,9 +121,7 @@ def _run_table(series: Sequence[SeriesReport]) -> tuple[list[str], list[list[Cel
 
 def tell_plan(out: Output, report: PlanReport, *, as_json: bool) -> None:
     """What fetch would do."""
-    for series in report.series:
-        if series.error is not None:
-            out.error(series.error, about=str(series.series))
+    tell_errors(out, [(str(s.series), s.error) for s in report.series if s.error is not None])
     if as_json:
         out.json(report.as_json())
         return
