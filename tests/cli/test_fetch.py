@@ -54,8 +54,8 @@ def test_fetch_prints_a_table_for_people(run: Callable[..., Any]) -> None:
 
     assert done.code == 0, done.err
     head, *rows = done.out.splitlines()
-    assert head.split()[:3] == ["exchange", "symbol", "timeframe"]
-    assert [row.split()[1] for row in rows] == ["BTC/USDT", "ETH/USDT"]
+    assert head.split() == ["binance", "from", "to", "new", "absent", "missing"]
+    assert [row.split()[:2] for row in rows] == [["BTC/USDT", "4h"], ["ETH/USDT", "4h"]]
     assert all(row.split()[-1] == "complete" and " 42 " in row for row in rows)
     assert "84 candles" in done.err
 
@@ -153,7 +153,7 @@ def test_plan_in_words(run: Callable[..., Any]) -> None:
     nothing = run("plan", "BTC/USDT", *SETTLED)
 
     assert "2024-05-20 00:00" in planned.out
-    assert "requests" in planned.err
+    assert "at least 1 request, weight 2" in planned.err
     assert (nothing.code, nothing.out) == (0, "")
     assert "everything is there" in nothing.err
 

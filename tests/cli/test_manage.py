@@ -44,7 +44,9 @@ def test_list_in_words(run: Callable[..., Any]) -> None:
     run("fetch", "BTC/USDT", "-t", "1d", "-t", "4h", *WEEK)
     done = run("list")
 
-    assert [line.split()[2] for line in done.out.splitlines()] == ["timeframe", "4h", "1d"]
+    head, *rows = done.out.splitlines()
+    assert head.split() == ["binance", "first", "last", "candles", "absent", "missing", "as", "of"]
+    assert [row.split()[:2] for row in rows] == [["BTC/USDT", "4h"], ["BTC/USDT", "1d"]]
 
 
 def test_markets(run: Callable[..., Any]) -> None:

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import pty
+import subprocess
+import sys
+
 import pytest
 
 from chandlery.cli.output import Exit, Output, exit_code_of, visible
@@ -126,3 +131,39 @@ def test_quiet_leaves_warnings_and_errors(capsys: pytest.CaptureFixture[str]) ->
     out.warn("beware")
 
     assert capsys.readouterr().err == "warning: beware\n"
+
+
+def test_a_terminal_gets_colours_and_bars() -> None:
+    """On a terminal a table's head is bold, a mark has its colour, no cell is cut, and a run shows its progress."""
+    script = (
+        "from chandlery.cli.output import Mark, Output\n"
+        "from chandlery.cli.progress import RunProgress\n"
+        "from chandlery.candle import SeriesId\n"
+        "out = Output()\n"
+        "series = [SeriesId('binance', f'S{n}/USDT', '1h') for n in range(30)]\n"
+        "with RunProgress(out) as progress:\n"
+        "    for one in series: progress.started(one, 1000)\n"
+        "    for one in series: progress.advanced(one, 500)\n"
+        "    progress.note(None, 'noted')\n"
+        "out.table(['symbol', 'state'], [['x' * 120, Mark('bad', 'red')]])\n"
+    )
+    leader, follower = pty.openpty()
+    env = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "80"}
+    process = subprocess.Popen([sys.executable, "-c", script], stdout=follower, stderr=follower, env=env)
+    os.close(follower)
+    shown = b""
+    try:
+        while part := os.read(leader, 65536):
+            shown += part
+    except OSError:
+        pass  # the other side has closed
+    os.close(leader)
+
+    assert process.wait(timeout=20) == 0
+    text = shown.decode()
+    assert "binance S9/USDT 1h" in text
+    assert "binance S10/USDT 1h" not in text
+    assert "all series" in text
+    assert "note: " in text
+    assert "x" * 120 in text
+    assert "\x1b[31mbad" in text

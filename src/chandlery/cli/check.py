@@ -12,9 +12,9 @@ import typer
 from chandlery.cli import options as opt
 from chandlery.cli.fetch import backfill, say_store, source_of
 from chandlery.cli.interrupt import run_until_interrupted
-from chandlery.cli.output import Cell, Exit, Mark, Output
+from chandlery.cli.output import Cell, Exit, Output
 from chandlery.cli.progress import RunProgress
-from chandlery.cli.runreport import exit_code_of_run, minute, tell_errors
+from chandlery.cli.runreport import exit_code_of_run, minute, series_names, tell_errors
 from chandlery.errors import DataPipelineError, UsageError
 
 if TYPE_CHECKING:
@@ -232,7 +232,7 @@ def _tell(out: Output, verdicts: Sequence[SeriesVerdict], gaps: int | None, *, a
     rows = [row for verdict in verdicts for row in _gap_rows(verdict, gaps)]
     if rows:
         out.text()
-        out.table(["gaps of", "timeframe", "from", "to", "candles", "state", "reason"], rows)
+        out.table(["gaps of", "from", "to", "candles", "state", "reason"], rows)
     bad = sum(not v.ok for v in verdicts)
     out.say(
         f"{len(verdicts) - bad:,} of {len(verdicts):,} series complete"
@@ -247,15 +247,13 @@ def _table(verdicts: Sequence[SeriesVerdict]) -> tuple[list[str], list[list[Cell
         s for s in SLOTS if s.value in ("absent", "missing") or any(v.account.counts[s] for v in verdicts)
     ]
     faults = [f for f in ("duplicates", "invalid", "unexplained") if any(getattr(v, f) for v in verdicts)]
-    columns = ["", "exchange", "symbol", "timeframe", "first", "last", "expected", "stored"]
+    head, names = series_names([v.series for v in verdicts])
+    columns = ["", head, "first", "last", "expected", "stored"]
     columns += [s.value.replace("_", " ") for s in states] + faults
     rows = []
-    for v in verdicts:
-        row: list[Cell] = [
-            Mark("✅", "") if v.ok else Mark("❌", ""),
-            *(v.series.exchange, v.series.symbol, v.series.timeframe),
-        ]
-        row += [minute(v.first), minute(v.last), v.account.expected, stored_of(v)]
+    for name, v in zip(names, verdicts, strict=True):
+        row: list[Cell] = ["✅" if v.ok else "❌", name, minute(v.first), minute(v.last)]
+        row += [v.account.expected, stored_of(v)]
         rows.append([*row, *(v.account.counts[s] for s in states), *(int(getattr(v, f)) for f in faults)])
     return columns, rows
 
@@ -277,8 +275,7 @@ def _gap_rows(verdict: SeriesVerdict, gaps: int | None) -> list[list[Cell]]:
         found = [g for g in found if g.state not in explained][:GAPS_SHOWN]
     return [
         [
-            verdict.series.symbol,
-            verdict.series.timeframe,
+            str(verdict.series),
             minute(g.since),
             minute(g.until),
             g.candles,

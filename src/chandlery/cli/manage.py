@@ -11,7 +11,7 @@ from chandlery.cli import options as opt
 from chandlery.cli.fetch import is_pattern, say_store, source_of
 from chandlery.cli.interrupt import run_until_interrupted
 from chandlery.cli.output import Cell, Exit, Mark, Output, exit_code_of
-from chandlery.cli.runreport import minute
+from chandlery.cli.runreport import minute, series_names
 from chandlery.errors import DataPipelineError, UnknownSymbol
 
 if TYPE_CHECKING:
@@ -53,8 +53,9 @@ def list_(
     if as_json:
         out.json({"store": url, "series": [_summary_json(s) for s in series]})
         return
-    columns = ["exchange", "symbol", "timeframe", "first", "last", "candles", "absent", "missing", "as of"]
-    out.table(columns, [_summary_row(s) for s in series])
+    head, names = series_names([s.series for s in series])
+    columns = [head, "first", "last", "candles", "absent", "missing", "as of"]
+    out.table(columns, [_summary_row(name, s) for name, s in zip(names, series, strict=True)])
 
 
 def _summary_json(summary: SeriesSummary) -> dict[str, Any]:
@@ -71,21 +72,11 @@ def _summary_json(summary: SeriesSummary) -> dict[str, Any]:
     }
 
 
-def _summary_row(summary: SeriesSummary) -> list[Cell]:
-    series = summary.series
+def _summary_row(name: str, summary: SeriesSummary) -> list[Cell]:
     missing: Cell = Mark(f"{summary.missing:,}", "red") if summary.missing else 0
-    kind = "" if series.kind == "trade" else f" {series.kind}"
-    return [
-        series.exchange,
-        series.symbol + kind,
-        series.timeframe,
-        minute(summary.first),
-        minute(summary.last),
-        summary.candles,
-        summary.absent,
-        missing,
-        minute(summary.clock),
-    ]
+    counts: list[Cell] = [summary.candles, summary.absent, missing]
+    as_of = minute(summary.clock) or ""
+    return [name, minute(summary.first), minute(summary.last), *counts, as_of[:10]]
 
 
 def markets(

@@ -21,6 +21,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
@@ -121,34 +122,34 @@ class Output:
         sys.stdout.buffer.flush()
 
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> None:
-        """A table: numbers to the right with thousands separators, None as a dash.
+        """A table of full width: numbers to the right with thousands separators, None as a dash; in colour on a terminal.
 
-        On a terminal with colours and rules; elsewhere plain columns of full width.
+        No cell is cut or wrapped, so that a narrow terminal loses nothing.
         """
-        from rich import box
+        lines = self._table_lines(columns, rows, gap=2)
+        if sys.stdout.isatty() and max(width for width, _ in lines) > shutil.get_terminal_size().columns:
+            lines = self._table_lines(columns, rows, gap=1)
+        for _, line in lines:
+            self.text(line)
+
+    def _table_lines(
+        self, columns: Sequence[str], rows: Sequence[Sequence[Cell]], gap: int
+    ) -> list[tuple[int, str]]:
+        """The lines of a table, each with its width in columns."""
         from rich.table import Table
         from rich.text import Text
 
-        terminal = sys.stdout.isatty()
-        table = Table(
-            box=box.SIMPLE_HEAD if terminal else None,
-            header_style="bold",
-            pad_edge=False,
-            padding=(0, 2, 0, 0),
-        )
+        table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, gap, 0, 0))
         for number, name in enumerate(columns):
             right = any(isinstance(row[number], int | float) for row in rows)
-            table.add_column(Text(name), justify="right" if right else "left", no_wrap=True, overflow="fold")
+            table.add_column(Text(name), justify="right" if right else "left", no_wrap=True)
         for row in rows:
             table.add_row(*(Text(_shown(c), style=c.style if isinstance(c, Mark) else "") for c in row))
-        if terminal:
-            self.console(sys.stdout).print(table)
-            return
         console = self.console(sys.stdout, width=100_000)
         with console.capture() as capture:
             console.print(table)
-        for line in capture.get().splitlines():
-            self.text(line.rstrip())
+        lines = [line.rstrip() for line in capture.get().splitlines()]
+        return [(Text.from_ansi(line).cell_len, line) for line in lines]
 
     def console(self, stream: TextIO | None = None, width: int | None = None) -> Console:
         """A rich console on stderr, or on the stream given."""

@@ -43,9 +43,6 @@ class RunProgress:
     _began: float = field(default_factory=time.monotonic)
 
     def __enter__(self) -> Self:
-        if self.out.stderr_is_terminal and not self.out.quiet:
-            self._bars = _new_bars(self.out)
-            self._bars.start()
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -58,8 +55,11 @@ class RunProgress:
     def started(self, series: SeriesId, slots: int) -> None:
         """A series is begun; so many slots are to be asked for."""
         self.under_way[series] = _Line(slots)
-        if self._bars is None or not slots:
+        if not slots or self.out.quiet or not self.out.stderr_is_terminal:
             return
+        if self._bars is None:
+            self._bars = _new_bars(self.out)
+            self._bars.start()
         self._waiting.append(series)
         self._show_more()
         self._sum_up()

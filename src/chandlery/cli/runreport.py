@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from chandlery.cli.output import Cell, Exit, Mark, Output
+from chandlery.cli.output import Cell, Exit, Mark, Output, visible
 from chandlery.errors import DatabaseError, DataPipelineError, ExchangeError, SeriesLocked, UsageError
 
 if TYPE_CHECKING:
@@ -71,6 +71,20 @@ def together(reports: Sequence[RunReport]) -> RunReport:
     )
 
 
+def series_names(series: Sequence[SeriesId]) -> tuple[str, list[str]]:
+    """A column that names series, timeframes under each other: its head and its cells.
+
+    Where all are of one exchange that is the head, which keeps tables narrow.
+    """
+    exchanges = {s.exchange for s in series}
+    names = [s.symbol if len(exchanges) == 1 else f"{s.exchange} {s.symbol}" for s in series]
+    shown = [visible(name) for name in names]
+    width = max(map(len, shown), default=0)
+    kinds = ["" if s.kind == "trade" else f" {s.kind}" for s in series]
+    cells = [f"{n:<{width}} {s.timeframe:>3}{kind}" for n, s, kind in zip(shown, series, kinds, strict=True)]
+    return exchanges.pop() if len(exchanges) == 1 else "series", cells
+
+
 def tell_errors(out: Output, errors: Sequence[tuple[str, DataPipelineError]]) -> None:
     """The errors of series; one that many share is told once."""
     shared: dict[str, list[tuple[str, DataPipelineError]]] = {}
@@ -91,7 +105,7 @@ def tell_run(out: Output, report: RunReport, *, as_json: bool) -> None:
     if shown:
         out.table(*_run_table(shown))
     fetched, new = sum(s.fetched for s in report.series), sum(s.written for s in report.series)
-    words = f"fetched {fetched:,} candles, {new:,} new, in {report.requests:,} requests"
+    words = f"fetched {fetched:,} candles, {new:,} new, in {report.requests:,} request{'' if report.requests == 1 else 's'}"
     if report.seconds >= 10:
         words += f" and {duration(report.seconds)}"
     if report.retries:
@@ -108,12 +122,12 @@ def _run_table(series: Sequence[SeriesReport]) -> tuple[list[str], list[list[Cel
         for state in SLOTS
         if state.value in ("absent", "missing") or any(s.counts[state] for s in series)
     ]
-    columns = ["exchange", "symbol", "timeframe", "from", "to", "fetched", "new"]
+    head, names = series_names([s.series for s in series])
+    columns = [head, "from", "to", "new"]
     columns += [state.value.replace("_", " ") for state in states] + [""]
     rows: list[list[Cell]] = []
-    for s in series:
-        start: list[Cell] = [s.series.exchange, s.series.symbol, s.series.timeframe]
-        start += [minute(s.span.since), minute(s.span.until), s.fetched, s.written]
+    for name, s in zip(names, series, strict=True):
+        start: list[Cell] = [name, minute(s.span.since), minute(s.span.until), s.written]
         verdict = Mark("complete", "green") if s.ok else Mark("failed" if s.error else "incomplete", "red")
         rows.append([*start, *(s.counts[state] for state in states), verdict])
     return columns, rows
@@ -125,29 +139,22 @@ def tell_plan(out: Output, report: PlanReport, *, as_json: bool) -> None:
     if as_json:
         out.json(report.as_json())
         return
+    ranges = [(s.series, r) for s in report.series for r in s.ranges]
+    head, names = series_names([series for series, _ in ranges])
+    sizes = [series.frame.count(r.range.since, r.range.until) for series, r in ranges]
     rows: list[list[Cell]] = [
-        [
-            s.series.exchange,
-            s.series.symbol,
-            s.series.timeframe,
-            minute(r.range.since),
-            minute(r.range.until),
-            s.series.frame.count(r.range.since, r.range.until),
-            r.requests,
-            r.via,
-        ]
-        for s in report.series
-        for r in s.ranges
+        [name, minute(r.range.since), minute(r.range.until), size, r.requests, r.via]
+        for name, size, (_, r) in zip(names, sizes, ranges, strict=True)
     ]
     if rows:
-        out.table(["exchange", "symbol", "timeframe", "from", "to", "candles", "requests", "via"], rows)
-    candles = sum(int(str(row[5])) for row in rows)
+        out.table([head, "from", "to", "candles", "requests", "via"], rows)
+    candles = sum(sizes)
     if not rows and all(s.error is None for s in report.series):
         out.say("everything is there: fetch would ask for no candles")
         return
     size = size_of(candles)
     out.say(
-        f"at least {report.requests:,} requests, weight {report.weight:,.0f}, {duration(report.seconds)}; "
+        f"at least {report.requests:,} request{'' if report.requests == 1 else 's'}, weight {report.weight:,.0f}, {duration(report.seconds)}; "
         f"at most {candles:,} candles, about {size} on disk"
     )
 
