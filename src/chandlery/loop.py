@@ -14,7 +14,7 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable, Coroutine
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from typing import Any, Generic, TypeVar
 
 from chandlery.errors import UsageError
@@ -24,6 +24,8 @@ Work = Callable[[], Coroutine[Any, Any, T]]
 
 #: Seconds that the end of the process waits for connections that nobody closed.
 PATIENCE = 3.0
+#: Seconds that a waiting caller sleeps at most before it looks whether somebody pressed Ctrl-C.
+AWAKE = 0.25
 
 
 class LoopThread:
@@ -97,6 +99,14 @@ class Call(Generic[T]):
         """Wait for the work to end, from another thread; raises what it raises, or TimeoutError."""
         return self._future.result(timeout)
 
+    def wait_for_result(self) -> T:
+        """`result` without a limit, but awake now and then: a Ctrl-C that the system hands to another thread does not
+        wake the main one, which acts on it only once it runs.
+        """
+        while not self._future.done():
+            wait([self._future], AWAKE)
+        return self._future.result()
+
     async def wait(self) -> None:
         """Wait in the loop for the work to end, however it does."""
         await asyncio.wait([asyncio.wrap_future(self._future)])
@@ -150,12 +160,12 @@ def run_in_loop(work: Work[T]) -> T:
         )
     call = Call(thread, work)
     try:
-        return call.result()
+        return call.wait_for_result()
     except KeyboardInterrupt:
         call.cancel()
         # The page in hand is stored or dropped whole; a second Ctrl-C does not wait for that.
         with contextlib.suppress(Exception, asyncio.CancelledError):
-            call.result()
+            call.wait_for_result()
         raise
 
 
