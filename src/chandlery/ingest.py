@@ -100,8 +100,9 @@ class Door:
                 self._commit([one])
             return
         for (entry, done), result in zip(batch, written, strict=True):
-            if isinstance(entry, Page):
-                self._unsealed[entry.page.series] += 1
+            # A series that was merely asked counts too: an earlier run may have been cut off before it sealed.
+            series = entry.page.series if isinstance(entry, Page) else entry.series
+            self._unsealed[series] += isinstance(entry, Page)
             done.set_result(result)
         self._seal([series for series, pages in self._unsealed.items() if pages >= SEAL_EVERY])
 
