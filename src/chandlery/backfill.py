@@ -7,6 +7,7 @@ the next page counts, so a run may be ended at any moment and goes on where it s
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import itertools
 import logging
 import time
@@ -101,6 +102,7 @@ class Backfill:
         time could be had: then nothing was written.
         """
         began = time.monotonic()
+        before = dataclasses.replace(self.source.traffic)
         now = await self.source.now()
         jobs = await self._jobs(wants, now)
         door = Door(self.store)
@@ -114,9 +116,9 @@ class Backfill:
         traffic = self.source.traffic
         return RunReport(
             seconds=time.monotonic() - began,
-            requests=traffic.requests,
-            retries=traffic.retries,
-            weight=traffic.weight,
+            requests=traffic.requests - before.requests,
+            retries=traffic.retries - before.retries,
+            weight=traffic.weight - before.weight,
             series=[job.report for job in jobs],
         )
 

@@ -127,8 +127,8 @@ class Asker:
             shift, room = _window(attempt, anchor is not None)
             asked = grid.add(since, -shift) if grid is not None and shift else since
             try:
-                answer = await self._once(series, timeframe, asked, min(limit, room) + shift, now, grid)
-                _check_future(answer, now)
+                answer = await self.once(series, timeframe, asked, min(limit, room) + shift, now, grid)
+                check_future(answer, now)
                 if len(answer.good) > limit + shift and not self.ignores_limit:
                     crowded += 1
                     if crowded < 2:
@@ -149,7 +149,7 @@ class Asker:
                 continue
             return answer
 
-    async def _once(
+    async def once(
         self, series: SeriesId, timeframe: str, since: int, limit: int, now: int, grid: Timeframe | None
     ) -> Rows:
         """One HTTP request, its rows checked one by one."""
@@ -181,7 +181,7 @@ def _window(attempt: int, anchored: bool) -> tuple[int, int]:
     return (1, 1_000_000) if attempt < 5 else (2, 100)
 
 
-def _check_future(answer: Rows, now: int) -> None:
+def check_future(answer: Rows, now: int) -> None:
     last = answer.last
     if last is not None and last > now + WEEK:
         raise BadAnswer(f"a candle of the future, {iso(last)}, while the exchange's time is {iso(now)}")

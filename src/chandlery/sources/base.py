@@ -9,12 +9,15 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from chandlery.candle import CandlePage, SeriesId
 from chandlery.ledger import Fact
 from chandlery.timeframe import Timeframe
 from chandlery.timerange import TimeRange
+
+if TYPE_CHECKING:
+    import polars as pl
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +95,14 @@ class Source(ABC):
         candle before `span` (the overlap that proves continuity). Every page that arrived is yielded before an error
         is raised. Ends without error where it has nothing more to say, even if `span` is not covered: the rest is
         missing. `now` and `settle` (ms) are the exchange's time and the settling time of the run.
+        """
+
+    @abstractmethod
+    async def latest(self, series: SeriesId, since: int | None, limit: int) -> pl.DataFrame:
+        """What one answer holds now, the open candle included: candle.SCHEMA, ascending, at most `limit` candles.
+
+        The first ones from `since` on, or the newest ones without it. One try: raises ExchangeError, and its
+        `retryable` says whether another one may help.
         """
 
     @abstractmethod

@@ -11,11 +11,13 @@ from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
 
+import polars as pl
+
 from chandlery.candle import CandlePage, SeriesId
 from chandlery.clock import Clock, SystemClock
-from chandlery.errors import ExchangeRefused, UnknownSymbol, UnknownTimeframe
+from chandlery.errors import BadAnswer, ExchangeRefused, UnknownSymbol, UnknownTimeframe
 from chandlery.ledger import Fact
-from chandlery.sources.asking import Asker
+from chandlery.sources.asking import Asker, check_future
 from chandlery.sources.bans import state_folder
 from chandlery.sources.base import Estimate, Market, Source, Traffic
 from chandlery.sources.ccxt_client import DECLARING, Client
@@ -25,6 +27,7 @@ from chandlery.sources.retry import persist
 from chandlery.sources.walk import Walk
 from chandlery.timeframe import Timeframe, parse_timeframe
 from chandlery.timerange import TimeRange
+from chandlery.when import iso
 
 log = logging.getLogger("chandlery.sources.ccxt_rest")
 
@@ -215,6 +218,28 @@ class CcxtRest(Source):
         )
         async for said in walk.run():
             yield said
+
+    async def latest(self, series: SeriesId, since: int | None, limit: int) -> pl.DataFrame:
+        """One answer as it is now, the open candle included; see `Source.latest`. One try."""
+        await self.known(series)
+        now = await self.now()
+        frame = series.frame
+        count = max(1, min(limit, self._page(series)))
+        start = frame.add(frame.floor(now), 1 - count) if since is None else since
+        answer = await self._asker.once(series, series.timeframe, start, count, now, frame)
+        check_future(answer, now)
+        if answer.rejected:
+            raise BadAnswer(
+                f"{series}: {len(answer.rejected)} bad rows: {answer.rejected[0].reason}",
+                hint="ask again; `fetch_and_store` does that by itself",
+            )
+        moments = pl.col("time").dt.epoch("ms")
+        good = answer.good.filter(moments >= start)
+        if answer.good.height and not good.height:
+            raise BadAnswer(
+                f"{series}: asked from {iso(start)}, the answer ends at {iso(answer.last or 0)}", hint="ask again"
+            )
+        return good.head(limit) if since is not None else good.tail(limit)
 
     async def estimate(self, series: SeriesId, span: TimeRange) -> Estimate:
         """What `pages` over `span` costs at least: each answer brings a page less the overlap candle."""
