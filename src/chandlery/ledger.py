@@ -7,6 +7,7 @@ Pure: no clock, no disk. Ranges are half-open and in epoch milliseconds.
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -168,39 +169,54 @@ def with_answer(ledger: Ledger, answered: TimeRange, at: int) -> tuple[Answered,
     Part of the new range that is confirmed for good carries at=None, so that history merges into one row; the rest
     keeps the later of the two times where it was answered before.
     """
-    final_until = first_unconfirmed(ledger.timeframe, at, CONFIRMED_AFTER)
-    new = [
-        Answered(part, stamp)
-        for part, stamp in (
-            (answered.intersect(TimeRange(answered.since, max(answered.since, final_until))), None),
-            (
-                answered.intersect(
-                    TimeRange(max(answered.since, min(final_until, answered.until)), answered.until)
-                ),
-                at,
-            ),
-        )
-        if part is not None
-    ]
+    confirmed = first_unconfirmed(ledger.timeframe, at, CONFIRMED_AFTER)
+    edge = min(max(confirmed, answered.since), answered.until)
+    new: list[Answered] = []
+    if edge > answered.since:
+        new.append(Answered(TimeRange(answered.since, edge), None))
+    if edge < answered.until:
+        new.append(Answered(TimeRange(edge, answered.until), at))
+    # Only what overlaps or touches the new range can change: a ledger of thousands of ranges costs no more.
+    low = bisect_left(ledger.answered, answered.since, key=lambda a: a.range.until)
+    high = bisect_right(ledger.answered, answered.until, key=lambda a: a.range.since)
+    near = ledger.answered[low:high]
+    if not any(old.range.since < answered.until and answered.since < old.range.until for old in near):
+        return ledger.answered[:low] + _merged(ledger.timeframe, [*near, *new]) + ledger.answered[high:]
     kept: list[Answered] = []
-    for old in ledger.answered:
+    for old in near:
         # A confirmed range stays confirmed, whatever is asked again inside it later.
         rivals = [n.range for n in new if n.at is None or (old.at is not None and n.at >= old.at)]
         kept.extend(Answered(part, old.at) for part in RangeSet([old.range]) - RangeSet(rivals))
     taken = RangeSet(k.range for k in kept)
     fresh = [Answered(part, n.at) for n in new for part in RangeSet([n.range]) - taken]
-    return _merged([*kept, *fresh])
+    return ledger.answered[:low] + _merged(ledger.timeframe, [*kept, *fresh]) + ledger.answered[high:]
 
 
-def _merged(answers: Iterable[Answered]) -> tuple[Answered, ...]:
+def _merged(frame: Timeframe, answers: Iterable[Answered]) -> tuple[Answered, ...]:
     merged: list[Answered] = []
-    for answer in sorted(answers, key=lambda a: a.range):
+    for answer in sorted(answers, key=lambda a: a.range.since):
         last = merged[-1] if merged else None
-        if last is not None and last.range.until == answer.range.since and last.at == answer.at:
-            merged[-1] = Answered(TimeRange(last.range.since, answer.range.until), answer.at)
+        if last is not None and last.range.until == answer.range.since and _one(frame, last, answer):
+            at = answer.at if last.at is None or answer.at is None else min(last.at, answer.at)
+            merged[-1] = Answered(TimeRange(last.range.since, answer.range.until), at)
         else:
             merged.append(answer)
     return tuple(merged)
+
+
+def _one(frame: Timeframe, last: Answered, answer: Answered) -> bool:
+    """Whether two neighbours may be kept as one range, which then has the earlier of their times.
+
+    Candles that arrive live are each answered at a time of their own. The one answered later may take the earlier
+    time if it was answered within two candles of its opening: it is owed another look by either.
+    """
+    if last.at == answer.at:
+        return True
+    if last.at is None or answer.at is None:
+        return False
+    later = last if last.at > answer.at else answer
+    assert later.at is not None
+    return frame.slot(later.at) - frame.slot(later.range.since) <= 2
 
 
 def regions(ledger: Ledger, wanted: RangeSet) -> list[tuple[State, RangeSet]]:

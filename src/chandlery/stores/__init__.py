@@ -28,7 +28,8 @@ def open_store(url: str | Path = "./candles", *, create: bool = True) -> Store:
         return MemoryStore()
     if scheme in ("influxdb", "influxdb+https", "influxdb+http"):
         raise UsageError(
-            f"this release has no InfluxDB store yet: {text!r}", hint="name a folder, such as --store ./candles"
+            f"this release has no InfluxDB store yet: {text!r}",
+            hint="name a folder, such as --store ./candles",
         )
     if colon and scheme == "file":
         # file:/a, file:///a and file:a are all in use; two slashes and a host are not.
@@ -36,9 +37,13 @@ def open_store(url: str | Path = "./candles", *, create: bool = True) -> Store:
         if rest.startswith("//") and not rest.startswith("///"):
             raise UsageError(f"not a store: {url!r} names a host", hint="write file:PATH or just PATH")
     elif "://" in text:
-        raise UsageError(f"not a store: no kind of store is called {scheme!r}", hint="a store is a folder; write its path")
+        raise UsageError(
+            f"not a store: no kind of store is called {scheme!r}", hint="a store is a folder; write its path"
+        )
     if not text or "\0" in text:
-        raise UsageError(f"not a store: {str(url)!r} is not a path", hint="a store is a folder; write its path")
+        raise UsageError(
+            f"not a store: {str(url)!r} is not a path", hint="a store is a folder; write its path"
+        )
     from chandlery.stores.embedded import EmbeddedStore
 
     return EmbeddedStore(text, create=create)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 #: How many open times `Store.account` holds in memory at once.
-SLOTS_AT_ONCE = 200_000
+SLOTS_AT_ONCE = 50_000
 
 JournalKind = Literal["ask", "rows", "absence", "revision", "repair", "fact", "remove"]
 

@@ -6,7 +6,6 @@ under `exchange=…/kind=…/symbol=…/timeframe=…/`. docs/stores.md describe
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -79,6 +78,7 @@ class EmbeddedStore(Store):
         #: Series whose partitions `seal` should look at; None = all, because others may have left some.
         self._ripe: set[SeriesId] | None = None
         self._trash_seen = False
+        self._data_version = -1
         if self._catalogue.path.exists():
             self._catalogue.exists()  # raises now, not later, if it cannot be read
 
@@ -106,7 +106,10 @@ class EmbeddedStore(Store):
             try:
                 with self._catalogue.transaction() as db:
                     failpoint("page.begin")
-                    taking = Transaction(db, self.folder, self._known)
+                    # The number moves with every commit of another connection.
+                    version = db.execute("PRAGMA data_version").get
+                    taking = Transaction(db, self.folder, self._known, alone=version == self._data_version)
+                    self._data_version = version
                     written = [taking.take(entry) for entry in entries]
                     taking.write_rows()
                     failpoint("page.staged")
@@ -206,17 +209,23 @@ class EmbeddedStore(Store):
             return sorted(self._ripe)
         query = "SELECT exchange, symbol, timeframe, kind FROM series WHERE id IN (SELECT series FROM staged) ORDER BY 1, 2, 3, 4"
         with self._catalogue.reading() as db:
-            return [SeriesId(*names) for names in db.execute(query)]  # type: ignore[arg-type]
+            return [SeriesId(*names) for names in db.execute(query)]
 
     def _seal_series(self, series: SeriesId, *, everything: bool) -> int:
+        self._known.pop(series, None)
         db = self._catalogue.writer()
         with self._catalogue.errors():
             row = find_series(db, series)
             if row is None:
                 return 0
-            parts = [p for (p,) in db.execute("SELECT DISTINCT part FROM staged WHERE series = ? ORDER BY 1", (row.id,))]
-        ready = [p for p in parts if everything or is_complete(row.ledger, row.parts, p)]  # type: ignore[arg-type]
-        return sum(seal_partition(self._catalogue, row, part) for part in ready)  # type: ignore[arg-type]
+            parts = [
+                p
+                for (p,) in db.execute(
+                    "SELECT DISTINCT part FROM staged WHERE series = ? ORDER BY 1", (row.id,)
+                )
+            ]
+        ready = [p for p in parts if everything or is_complete(row.ledger, row.parts, p)]
+        return sum(seal_partition(self._catalogue, row, part) for part in ready)
 
     # -- read side --------------------------------------------------------------------------------------------------
 
@@ -247,11 +256,11 @@ class EmbeddedStore(Store):
             with self._catalogue.reading() as db:
                 rows = list(db.execute(_JOURNAL, (after, min(left, _BATCH))))
             for seq, exchange, symbol, timeframe, kind, since, until, *rest in rows:
-                series = SeriesId(exchange, symbol, timeframe, kind)  # type: ignore[arg-type]
-                yield JournalEntry(seq, series, TimeRange(since, until), *rest)  # type: ignore[arg-type]
+                series = SeriesId(exchange, symbol, timeframe, kind)
+                yield JournalEntry(seq, series, TimeRange(since, until), *rest)
             if len(rows) < _BATCH:
                 return
-            after, left = rows[-1][0], left - len(rows)  # type: ignore[assignment]
+            after, left = rows[-1][0], left - len(rows)
 
     def revisions(self, series: SeriesId) -> list[Revision]:
         """Changed candles, oldest change first."""
@@ -265,7 +274,7 @@ class EmbeddedStore(Store):
                     tuple(np.frombuffer(new, "<f8").tolist()), at, source,
                 )
                 for opened, old, new, at, source in db.execute(query, (row.id,))
-            ]  # type: ignore[arg-type]  # fmt: skip
+            ]  # fmt: skip
 
     def quarantine(self, series: SeriesId) -> list[Quarantined]:
         """Refused rows, oldest first."""
@@ -274,7 +283,7 @@ class EmbeddedStore(Store):
             return [
                 Quarantined(series, Rejected(opened, raw, reason), at, source, resolved=bool(resolved))
                 for opened, raw, reason, at, source, resolved in db.execute(query, (row.id,))
-            ]  # type: ignore[arg-type]
+            ]
 
     def check(self, series: SeriesId) -> list[Problem]:
         """Read every file and staged block of the series and compare digests, numbers of rows, order and grid."""

@@ -6,13 +6,15 @@ import io
 import sys
 import zlib
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
 from chandlery.candle import COLUMNS, SCHEMA, VALUES
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 if sys.byteorder != "little":  # pragma: no cover
     raise ImportError("the embedded store keeps little-endian numbers and was not written for this machine")
@@ -95,7 +97,7 @@ def overlay(blocks: Sequence[Block]) -> Block:
         return Block(times, values)
     order = np.argsort(times, kind="stable")
     times = times[order]
-    stays = np.append(times[1:] != times[:-1], True)  # noqa: FBT003
+    stays = np.append(times[1:] != times[:-1], True)
     return Block(times[stays], values[:, order[stays]])
 
 

@@ -76,12 +76,13 @@ def inspect_folder(folder: Path, *, create: bool) -> None:
             f"SQLite {apsw.sqlite_lib_version()} can lose commits", hint="install apsw 3.54 or newer"
         )
     try:
-        names = os.listdir(folder)
+        names = [entry.name for entry in folder.iterdir()]
     except FileNotFoundError:
         if create:
             return
         raise NoSuchStore(
-            f"no store: there is nothing at {folder}", hint="name another --store, or fetch something into this one"
+            f"no store: there is nothing at {folder}",
+            hint="name another --store, or fetch something into this one",
         ) from None
     except NotADirectoryError:
         raise StoreUnreadable(
@@ -351,13 +352,19 @@ def translated(error: BaseException, folder: Path, number: int = 0) -> DataPipel
         return StoreUnreadable(
             f"the store {folder} was held by another process for {_BUSY_MS // 1000} s", hint="try again"
         )
-    denied = isinstance(error, apsw.ReadOnlyError | apsw.CantOpenError | apsw.PermissionsError | apsw.AuthError)
+    denied = isinstance(
+        error, apsw.ReadOnlyError | apsw.CantOpenError | apsw.PermissionsError | apsw.AuthError
+    )
     if denied or number in {errno.EACCES, errno.EPERM, errno.EROFS}:
         return StoreUnreadable(
-            f"no right to use the store {folder}: {error}", hint="check who owns the folder and what they may do"
+            f"no right to use the store {folder}: {error}",
+            hint="check who owns the folder and what they may do",
         )
     if isinstance(error, apsw.IOError) or number == errno.EIO:
         return StoreCorrupt(
-            f"the disk failed under the store {folder}: {error}", hint="check the disk, then run `chandlery verify`"
+            f"the disk failed under the store {folder}: {error}",
+            hint="check the disk, then run `chandlery verify`",
         )
-    return StoreUnreadable(f"the store {folder} cannot be used: {error}", hint="check the folder and its disk")
+    return StoreUnreadable(
+        f"the store {folder} cannot be used: {error}", hint="check the folder and its disk"
+    )

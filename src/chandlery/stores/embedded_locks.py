@@ -34,7 +34,7 @@ _guard = threading.RLock()
 @contextmanager
 def take(folder: Path, series: SeriesId, *, wait: bool) -> Iterator[None]:
     """Hold the series' lock below `folder`, which exists; a second taker in this process is refused like any other."""
-    path = str(folder / lock_name(series))
+    path = f"{folder}/{lock_name(series)}"
     while not _acquire(path, alone=True):
         if not wait:
             raise _locked(path, series)
@@ -48,7 +48,7 @@ def take(folder: Path, series: SeriesId, *, wait: bool) -> Iterator[None]:
 @contextmanager
 def join(folder: Path, series: SeriesId) -> Iterator[None]:
     """Hold the series' lock, or share it where this process holds it already."""
-    path = str(folder / lock_name(series))
+    path = f"{folder}/{lock_name(series)}"
     if not _acquire(path, alone=False):
         raise _locked(path, series)
     try:

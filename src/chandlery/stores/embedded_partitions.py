@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from chandlery.candle import SeriesId
@@ -61,7 +62,11 @@ class Partitioning:
         day = datetime.fromtimestamp(start // 1000, UTC)
         if self.grid is _MONTH:
             return f"{day.year:04}-{day.month:02}.parquet"
-        return f"{day.year:04}-Q{(day.month + 2) // 3}.parquet" if self.grid is _QUARTER else f"{day.year:04}.parquet"
+        return (
+            f"{day.year:04}-Q{(day.month + 2) // 3}.parquet"
+            if self.grid is _QUARTER
+            else f"{day.year:04}.parquet"
+        )
 
     def split(self, block: Block) -> list[tuple[int, Block]]:
         """A block cut at the partition borders, each part with its partition's number."""
@@ -94,6 +99,7 @@ def folder_of(series: SeriesId) -> str:
     )
 
 
+@lru_cache(maxsize=1 << 14)
 def lock_name(series: SeriesId) -> str:
     """The name of the series' lock file: a digest, because the true name may be of any length."""
     return _digest(folder_of(series)) + ".lock"
@@ -114,7 +120,8 @@ def _encoded(text: str, plain: frozenset[str], series: SeriesId) -> str:
         raw = text.encode()
     except UnicodeEncodeError:
         raise UsageError(
-            f"not a name: {text!r} of {series!r} holds half a character", hint="write the name as the exchange does"
+            f"not a name: {text!r} of {series!r} holds half a character",
+            hint="write the name as the exchange does",
         ) from None
     if not raw:
         raise UsageError(f"not a series: {series!r} has an empty part", hint="name exchange, symbol and kind")

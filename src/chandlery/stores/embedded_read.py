@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
 from chandlery.candle import SeriesId, no_candles
 from chandlery.errors import StoreCorrupt
@@ -32,16 +31,15 @@ from chandlery.timerange import TimeRange
 
 if TYPE_CHECKING:
     import apsw
+    from numpy.typing import NDArray
 
     from chandlery.stores.embedded_catalog import Catalogue
 
-_DAMAGED = (
-    "`chandlery verify --repair` fetches what it held again; or put the file back from a backup"
-)
+_DAMAGED = "`chandlery verify --repair` fetches what it held again; or put the file back from a backup"
 T = TypeVar("T")
 
 
-class Stale(Exception):  # noqa: N818
+class Stale(Exception):
     """A file is not what the catalogue said; the catalogue may have moved on."""
 
     def __init__(self, partition: PartitionRow, found: str) -> None:
@@ -63,7 +61,9 @@ def picture(db: apsw.Connection, row: SeriesRow, span: TimeRange | None) -> Pict
     """Take the picture; `db` should be in a transaction."""
     parts = None
     if span is not None and row.first is not None and row.last is not None:
-        span = TimeRange(max(span.since, row.first), max(min(span.until, row.last + 1), row.first, span.since))
+        span = TimeRange(
+            max(span.since, row.first), max(min(span.until, row.last + 1), row.first, span.since)
+        )
         if not span:
             return Picture(row, span, [], [])
         parts = row.parts.start(span.since), row.parts.start(span.until - 1)
@@ -237,5 +237,9 @@ def _check_whole(seen: Picture, opened: NDArray[np.int64]) -> list[Problem]:
     off = int((~frame.aligned(opened)).sum())
     if off:
         text = f"{row.series}: {off} candles do not open on the grid of {row.series.timeframe}"
-        problems.append(Problem("ledger", whole, off, text, "take the series out with `chandlery remove` and fetch it again"))
+        problems.append(
+            Problem(
+                "ledger", whole, off, text, "take the series out with `chandlery remove` and fetch it again"
+            )
+        )
     return problems

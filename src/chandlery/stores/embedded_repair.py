@@ -11,7 +11,14 @@ import numpy as np
 
 from chandlery.stores.embedded_blob import unpack
 from chandlery.stores.embedded_read import Stale, load_times, picture, read_partition
-from chandlery.stores.embedded_rows import SeriesRow, partitions, set_loose, staged, update_ledgers, update_series
+from chandlery.stores.embedded_rows import (
+    SeriesRow,
+    partitions,
+    set_loose,
+    staged,
+    update_ledgers,
+    update_series,
+)
 from chandlery.stores.rules import absent_and_missing, within, without_answers
 from chandlery.timerange import RangeSet, TimeRange
 

@@ -39,7 +39,9 @@ class SeriesRow:
     missing: int
     ledger: Ledger
     parts: Partitioning
-    loose: RangeSet = field(default_factory=RangeSet)  # where answers were let go of and candles may lie all the same
+    loose: RangeSet = field(
+        default_factory=RangeSet
+    )  # where answers were let go of and candles may lie all the same
     small: dict[int, int] = field(default_factory=dict)  # staged rows of few candles, by partition
 
 
@@ -71,14 +73,31 @@ def find_series(db: apsw.Connection, series: SeriesId) -> SeriesRow | None:
 
 
 def _series_row(db: apsw.Connection, series: SeriesId, row: Sequence[object]) -> SeriesRow:
-    number, *_, path, _length, _kept, version, clock, settle, candles, counted, first, last, absent, missing = row
+    (
+        number,
+        *_,
+        path,
+        _length,
+        _kept,
+        version,
+        clock,
+        settle,
+        candles,
+        counted,
+        first,
+        last,
+        absent,
+        missing,
+    ) = row
     ledger = read_ledger(db, number, series, clock, settle)  # type: ignore[arg-type]
-    counts = db.execute("SELECT part, count(*) FROM staged WHERE series = ? AND rows < 64 GROUP BY part", (number,))
+    counts = db.execute(
+        "SELECT part, count(*) FROM staged WHERE series = ? AND rows < 64 GROUP BY part", (number,)
+    )
     found = SeriesRow(  # the columns' types are the schema's
         number, series, path, version, candles, counted, first, last, absent, missing, ledger,  # type: ignore[arg-type]
         Partitioning.of(series.frame),
     )  # fmt: skip
-    found.small.update(counts)  # type: ignore[arg-type]
+    found.small.update(counts)
     loose = db.execute("SELECT since, until FROM loose WHERE series = ?", (number,))
     found.loose = RangeSet(TimeRange(since, until) for since, until in loose)
     return found
@@ -89,7 +108,8 @@ def read_ledger(db: apsw.Connection, number: int, series: SeriesId, clock: int, 
     asked = db.execute("SELECT since, until FROM asked WHERE series = ? ORDER BY since", (number,))
     answered = db.execute("SELECT since, until, at FROM answered WHERE series = ? ORDER BY since", (number,))
     facts = db.execute(
-        "SELECT since, until, state, reason FROM facts WHERE series = ? ORDER BY since, until, state", (number,)
+        "SELECT since, until, state, reason FROM facts WHERE series = ? ORDER BY since, until, state",
+        (number,),
     )
     refused = db.execute(
         "SELECT DISTINCT open FROM quarantine WHERE series = ? AND open IS NOT NULL AND NOT resolved ORDER BY open",
@@ -99,7 +119,9 @@ def read_ledger(db: apsw.Connection, number: int, series: SeriesId, clock: int, 
         timeframe=series.frame,
         asked=RangeSet(TimeRange(since, until) for since, until in asked),
         answered=tuple(Answered(TimeRange(since, until), at) for since, until, at in answered),
-        facts=tuple(Fact(TimeRange(since, until), State(state), reason) for since, until, state, reason in facts),
+        facts=tuple(
+            Fact(TimeRange(since, until), State(state), reason) for since, until, state, reason in facts
+        ),
         quarantined=tuple(opened for (opened,) in refused),
         clock=clock,
         settle=settle,
@@ -144,18 +166,19 @@ def update_series(db: apsw.Connection, rows: Iterable[SeriesRow]) -> None:
 
 def update_ledgers(db: apsw.Connection, changes: Iterable[tuple[int, Ledger, Ledger]]) -> None:
     """Write what differs between the ledgers (series number, before, after); quarantine is written on its own."""
-    gone: dict[str, list[tuple[object, ...]]] = {"asked": [], "answered": []}
-    come: dict[str, list[tuple[object, ...]]] = {"asked": [], "answered": []}
+    gone: dict[str, list[tuple[int, int]]] = {"asked": [], "answered": []}
+    come: dict[str, list[tuple[int | None, ...]]] = {"asked": [], "answered": []}
     for number, before, after in changes:
         if before.asked is not after.asked:
-            old, new = before.asked.ranges, after.asked.ranges
-            gone["asked"] += [(number, r.since) for r in _only(old, new)]
-            come["asked"] += [(number, r.since, r.until) for r in _only(new, old)]
+            old, new = _difference(before.asked.ranges, after.asked.ranges)
+            kept = {r.since for r in new}
+            gone["asked"] += [(number, r.since) for r in old if r.since not in kept]
+            come["asked"] += [(number, r.since, r.until) for r in new]
         if before.answered is not after.answered:
-            gone["answered"] += [(number, a.range.since) for a in _only(before.answered, after.answered)]
-            come["answered"] += [
-                (number, a.range.since, a.range.until, a.at) for a in _only(after.answered, before.answered)
-            ]
+            was, now = _difference(before.answered, after.answered)
+            kept = {a.range.since for a in now}
+            gone["answered"] += [(number, a.range.since) for a in was if a.range.since not in kept]
+            come["answered"] += [(number, a.range.since, a.range.until, a.at) for a in now]
         if before.facts is not after.facts:
             db.execute("DELETE FROM facts WHERE series = ?", (number,))
             db.executemany(
@@ -166,13 +189,18 @@ def update_ledgers(db: apsw.Connection, changes: Iterable[tuple[int, Ledger, Led
         if gone[table]:
             db.executemany(f"DELETE FROM {table} WHERE series = ? AND since = ?", gone[table])  # noqa: S608
         if come[table]:
-            db.executemany(f"INSERT INTO {table} VALUES ({marks})", come[table])  # noqa: S608
+            db.executemany(f"INSERT OR REPLACE INTO {table} VALUES ({marks})", come[table])  # noqa: S608
 
 
-def _only(these: Sequence[T], those: Sequence[T]) -> list[T]:
-    """What is in `these` and not in `those`."""
-    known = set(those)
-    return [item for item in these if item not in known]
+def _difference(old: Sequence[T], new: Sequence[T]) -> tuple[Sequence[T], Sequence[T]]:
+    """The middles of two sequences between what they have in common at the beginning and at the end."""
+    low, high = 0, min(len(old), len(new))
+    while low < high and (old[low] is new[low] or old[low] == new[low]):
+        low += 1
+    end = 0
+    while end < high - low and (old[-1 - end] is new[-1 - end] or old[-1 - end] == new[-1 - end]):
+        end += 1
+    return old[low : len(old) - end], new[low : len(new) - end]
 
 
 def set_loose(db: apsw.Connection, row: SeriesRow, loose: RangeSet) -> None:
@@ -205,7 +233,7 @@ def partitions(db: apsw.Connection, number: int, span: tuple[int, int] | None) -
         " WHERE series = ? AND part BETWEEN ? AND ? ORDER BY part",
         (number, low, high),
     )
-    return [PartitionRow(*row) for row in rows]  # type: ignore[arg-type]
+    return [PartitionRow(*row) for row in rows]
 
 
 def staged(
@@ -219,7 +247,7 @@ def staged(
         " WHERE series = ? AND part BETWEEN ? AND ? AND first < ? AND last >= ? ORDER BY id",
         (number, low, high, until, since),
     )
-    return [StagedRow(number, part, Staged(*rest)) for number, part, *rest in rows]  # type: ignore[arg-type]
+    return [StagedRow(number, part, Staged(*rest)) for number, part, *rest in rows]
 
 
 def summaries(db: apsw.Connection) -> list[SeriesSummary]:
@@ -229,6 +257,6 @@ def summaries(db: apsw.Connection) -> list[SeriesSummary]:
         " ORDER BY exchange, symbol, length, timeframe, kind"
     )
     return [
-        SeriesSummary(SeriesId(exchange, symbol, timeframe, kind), *rest)  # type: ignore[arg-type]
+        SeriesSummary(SeriesId(exchange, symbol, timeframe, kind), *rest)
         for exchange, symbol, timeframe, kind, *rest in rows
     ]

@@ -132,7 +132,9 @@ def _make_folders(folder: Path, path: str) -> Path:
             place.mkdir(mode=0o700, exist_ok=True)
             _sync_folder(parent)
         if place.is_symlink():
-            raise StoreUnreadable(f"{place} is a link out of the store", hint="put a real folder in its place")
+            raise StoreUnreadable(
+                f"{place} is a link out of the store", hint="put a real folder in its place"
+            )
     _remove_temporaries(place)
     return place
 
@@ -145,7 +147,9 @@ def _remove_temporaries(place: Path) -> None:
 
 def _write_temporary(place: Path, name: str, data: bytes) -> Path:
     temporary = place / f".{name}.tmp"
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+    descriptor = os.open(
+        temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644
+    )
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from chandlery.candle import Rejected, SeriesId
-from chandlery.ledger import Ledger, with_answer
+from chandlery.ledger import Ledger, settled_until, with_answer
 from chandlery.stores.base import Ask, Entry, Page, Revision, Written
 from chandlery.stores.embedded_blob import Block, empty, overlay, pack, unpack
 from chandlery.stores.embedded_read import Stale, corrupt, load_block, picture
@@ -47,12 +47,18 @@ class _Fresh:
 
 
 class Transaction:
-    """One commit in the making. `known` are the series as the last commit of this process left them."""
+    """One commit in the making. `known` are the series as this object's last commit left them.
 
-    def __init__(self, db: apsw.Connection, folder: Path, known: dict[SeriesId, SeriesRow]) -> None:
+    `alone` says that nobody else has written the store since.
+    """
+
+    def __init__(
+        self, db: apsw.Connection, folder: Path, known: dict[SeriesId, SeriesRow], *, alone: bool
+    ) -> None:
         self._db = db
         self._folder = folder
         self._known = known
+        self._alone = alone
         self._before: dict[SeriesId, Ledger] = {}
         self._staged: list[tuple[object, ...]] = []
         self._journal: list[tuple[object, ...]] = []
@@ -121,12 +127,15 @@ class Transaction:
         before = row.ledger if row else Ledger(series.frame)
         rejected = self._new_rejected(row, page.rejected) if page.rejected else []
         answered = with_answer(before, page.answered, page.at) if page.answered else before.answered
-        overlaps = _overlaps(before, page.answered) or bool(row and row.loose & RangeSet([page.answered]))
+        overlaps = _overlaps(before, page.answered)
+        if not overlaps and row and row.loose:
+            overlaps = bool(row.loose & RangeSet([page.answered]))
         if row and (rejected or (overlaps and len(block.times))):
             fresh = self._compare(row, block, page.at, page.source, rejected)
         else:
             slots = {before.timeframe.floor(r.open) for r in rejected if r.open is not None}
-            fresh = _Fresh(block, len(block.times), 0, [], block.times, frozenset(slots & set(block.times.tolist())))
+            there = frozenset(slots & set(block.times.tolist()) if slots else ())
+            fresh = _Fresh(block, len(block.times), 0, [], block.times, there)
         grown = not overlaps or RangeSet([page.answered]) - before.answered_ranges
         news = bool(fresh.new or fresh.revisions or rejected or (grown and page.answered))
         if not news:
@@ -139,13 +148,15 @@ class Transaction:
         self._stage(row, fresh)
         if row.loose:
             set_loose(self._db, row, row.loose - RangeSet([page.answered]))
-        self._count(row, before, page.answered, fresh)
+        self._count(row, before, page.answered, fresh, first=not overlaps)
         self.touched.add(series)
         kind = journal_kind(entry, new=fresh.new, revised=len(fresh.revisions))
         seq = self._note(row, page.answered, kind, page.source, fresh.new + len(fresh.revisions))
         return Written(seq, fresh.new, fresh.same, len(fresh.revisions), len(rejected))
 
-    def _compare(self, row: SeriesRow, block: Block, at: int, source: str, rejected: list[Rejected]) -> _Fresh:
+    def _compare(
+        self, row: SeriesRow, block: Block, at: int, source: str, rejected: list[Rejected]
+    ) -> _Fresh:
         """A page against the stored candles of its span."""
         times = block.times
         slots = {row.ledger.timeframe.floor(r.open) for r in rejected if r.open is not None}
@@ -169,14 +180,23 @@ class Transaction:
             self._db.executemany(
                 "INSERT INTO revisions (series, open, old, new, at, source) VALUES (?, ?, ?, ?, ?, ?)",
                 [
-                    (row.id, int(times[i]), old.values[:, place[i]].tobytes(), block.values[:, i].tobytes(), at, source)
+                    (
+                        row.id,
+                        int(times[i]),
+                        old.values[:, place[i]].tobytes(),
+                        block.values[:, i].tobytes(),
+                        at,
+                        source,
+                    )
                     for i in revised
                 ],
             )
         stays = ~there
         new_times = times[stays]
         stays[revised] = True
-        stage = Block(times[stays], np.ascontiguousarray(block.values[:, stays])) if not stays.all() else block
+        stage = (
+            Block(times[stays], np.ascontiguousarray(block.values[:, stays])) if not stays.all() else block
+        )
         stored = slots & ({*old.times.tolist(), *new_times.tolist()})
         same = int(there.sum()) - len(revisions)
         return _Fresh(stage, len(new_times), same, revisions, new_times, frozenset(stored))
@@ -215,15 +235,20 @@ class Transaction:
         """The refused rows that are not in quarantine yet."""
         fresh: list[Rejected] = []
         for refused in rejected:  # type: ignore[attr-defined]
-            known = row is not None and self._db.execute(
-                "SELECT 1 FROM quarantine WHERE series = ? AND open IS ? AND raw = ? AND reason = ?",
-                (row.id, refused.open, refused.raw, refused.reason),
-            ).get
+            known = (
+                row is not None
+                and self._db.execute(
+                    "SELECT 1 FROM quarantine WHERE series = ? AND open IS ? AND raw = ? AND reason = ?",
+                    (row.id, refused.open, refused.raw, refused.reason),
+                ).get
+            )
             if not known and refused not in fresh:
                 fresh.append(refused)
         return fresh
 
-    def _quarantine(self, row: SeriesRow, rejected: list[Rejected], fresh: _Fresh, at: int, source: str) -> None:
+    def _quarantine(
+        self, row: SeriesRow, rejected: list[Rejected], fresh: _Fresh, at: int, source: str
+    ) -> None:
         floor = row.ledger.timeframe.floor
         waiting = set(row.ledger.quarantined)
         come = set(fresh.new_times.tolist())
@@ -244,16 +269,30 @@ class Transaction:
         )
         row.ledger = replace(row.ledger, quarantined=tuple(sorted(waiting)))
 
-    def _count(self, row: SeriesRow, before: Ledger, answered: TimeRange, fresh: _Fresh) -> None:
-        """Bring the series' summary up to date."""
-        times = fresh.new_times
+    def _count(
+        self, row: SeriesRow, before: Ledger, answered: TimeRange, fresh: _Fresh, *, first: bool
+    ) -> None:
+        """Bring the series' summary up to date; `first` says that nothing of the range was answered before."""
+        times, frame = fresh.new_times, before.timeframe
         if len(times):
-            first, last = int(times[0]), int(times[-1])
-            row.first = first if row.first is None else min(row.first, first)
-            row.last = last if row.last is None else max(row.last, last)
+            oldest, newest = int(times[0]), int(times[-1])
+            row.first = oldest if row.first is None else min(row.first, oldest)
+            row.last = newest if row.last is None else max(row.last, newest)
             row.candles += len(times)
-            on_grid = times if len(times) == 1 else times[row.ledger.timeframe.aligned(times)]
-            row.counted += within(on_grid, (before.asked & RangeSet([answered])).ranges)
+        on_grid = times if bool(frame.aligned(times).all()) else times[frame.aligned(times)]
+        asked = any(r.since <= answered.since and answered.until <= r.until for r in before.asked)
+        if (
+            first
+            and asked
+            and not (before.facts or before.quarantined or row.ledger.quarantined or row.loose)
+        ):
+            # The usual case, without the algebra: slots that were missing or pending are now stored or absent.
+            settled = settled_until(frame, before.clock, before.settle)
+            row.counted += len(on_grid)
+            row.absent += frame.count(answered.since, answered.until) - len(on_grid)
+            row.missing -= frame.count(answered.since, min(answered.until, settled))
+            return
+        row.counted += within(on_grid, (before.asked & RangeSet([answered])).ranges)
         self._account(row)
 
     def _account(self, row: SeriesRow) -> None:
@@ -273,7 +312,7 @@ class Transaction:
     def _row(self, series: SeriesId) -> SeriesRow | None:
         """The series as it is now; what this process knows of it counts if no other has written it since."""
         known = self._known.get(series)
-        if known is not None and series not in self._checked:
+        if known is not None and not self._alone and series not in self._checked:
             version = self._db.execute("SELECT version FROM series WHERE id = ? AND kept", (known.id,)).get
             if version != known.version:
                 del self._known[series]

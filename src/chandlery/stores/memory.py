@@ -23,12 +23,19 @@ from chandlery.stores.base import (
     Problem,
     Quarantined,
     Revision,
-    SeriesFact,
     SeriesSummary,
     Store,
     Written,
 )
-from chandlery.stores.rules import after_ask, after_fact, columns_of, hull, journal_kind, no_such_series, without_answers
+from chandlery.stores.rules import (
+    after_ask,
+    after_fact,
+    columns_of,
+    hull,
+    journal_kind,
+    no_such_series,
+    without_answers,
+)
 from chandlery.timerange import RangeSet, TimeRange
 
 if TYPE_CHECKING:
@@ -97,14 +104,21 @@ class MemoryStore(Store):
         both = page.candles.join(kept.candles, on="time", how="left", suffix="_old", maintain_order="left")
         known = both.filter(pl.col("time").is_in(kept.candles["time"].implode()))
         same = pl.all_horizontal(
-            *(pl.col(v).reinterpret(signed=True) == pl.col(f"{v}_old").reinterpret(signed=True) for v in VALUES)
+            *(
+                pl.col(v).reinterpret(signed=True) == pl.col(f"{v}_old").reinterpret(signed=True)
+                for v in VALUES
+            )
         )
         changed = known.filter(~same)
         revisions = [
-            Revision(series, time_ms, old=tuple(rest[5:]), new=tuple(rest[:5]), at=page.at, source=page.source)
+            Revision(
+                series, time_ms, old=tuple(rest[5:]), new=tuple(rest[:5]), at=page.at, source=page.source
+            )
             for time_ms, *rest in changed.with_columns(pl.col("time").to_physical()).iter_rows()
         ]
-        candles = pl.concat([kept.candles, page.candles]).unique("time", keep="last").sort("time").select(COLUMNS)
+        candles = (
+            pl.concat([kept.candles, page.candles]).unique("time", keep="last").sort("time").select(COLUMNS)
+        )
         refused = list(kept.quarantine)
         for row in page.rejected:
             if all(row != old for old, _, _ in refused):
@@ -115,7 +129,11 @@ class MemoryStore(Store):
             ledger,
             quarantined=tuple(
                 sorted(
-                    {r.open for r, _, _ in refused if r.open is not None and frame.floor(r.open) not in stored}
+                    {
+                        r.open
+                        for r, _, _ in refused
+                        if r.open is not None and frame.floor(r.open) not in stored
+                    }
                 )
             ),
         )
@@ -130,7 +148,9 @@ class MemoryStore(Store):
             quarantine=tuple(refused),
         )
         if not (new or revisions or quarantined or answered):
-            if series in self._kept:  # an answer that only confirms moves its time, and is no news for the journal
+            if (
+                series in self._kept
+            ):  # an answer that only confirms moves its time, and is no news for the journal
                 self._kept[series] = after
             return Written(None, same=same_rows)
         self._kept[series] = after

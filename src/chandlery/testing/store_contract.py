@@ -1,8 +1,7 @@
-"""What every store must do, as a test class: inherit `StoreContract`, give `make_store` and `reopen`, run pytest.
+"""What every store must do, as a test class: inherit `StoreContract`, give it `make_store` and `reopen`, run pytest.
 
-    class TestMyStore(StoreContract):
-        def make_store(self, tmp_path): return MyStore(tmp_path)
-        def reopen(self, store): store.close(); return MyStore(store.place)
+`make_store(tmp_path)` returns a new store, `reopen(store)` closes it and opens the same one again. pytest is not
+imported here, so that the package can be used without it.
 """
 
 from __future__ import annotations
@@ -10,18 +9,22 @@ from __future__ import annotations
 import os
 import random
 import threading
+from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
+from typing import TypeVar
 
-import numpy as np
 import polars as pl
 
 from chandlery.candle import SCHEMA, VALUES, CandlePage, Rejected, SeriesId, no_candles
-from chandlery.errors import DataPipelineError, NoSuchSeries, SeriesLocked, StoreUnreadable
+from chandlery.errors import NoSuchSeries, SeriesLocked, StoreUnreadable
 from chandlery.ledger import CONFIRMED_AFTER, Answered, Fact, State, account
 from chandlery.stores.base import Ask, Entry, Page, SeriesFact, Store, Written
 from chandlery.stores.memory import MemoryStore
 from chandlery.timeframe import DAY, HOUR
 from chandlery.timerange import RangeSet, TimeRange
+
+E = TypeVar("E", bound=Exception)
 
 START = 1_704_067_200_000  # 2024-01-01
 LATER = START + 400 * DAY  # the exchange's time in most tests: all is confirmed
@@ -37,7 +40,9 @@ def hours(first: int, until: int) -> TimeRange:
 def candles(opens: list[int], *, seed: int = 0) -> pl.DataFrame:
     """Candles that open so many hours after START, with values that depend on seed and hour only."""
     columns = {"time": [START + n * HOUR for n in opens]}
-    values = {name: [float((n * 7 + i * 13 + seed * 101) % 997) / 3 for n in opens] for i, name in enumerate(VALUES)}
+    values = {
+        name: [float((n * 7 + i * 13 + seed * 101) % 997) / 3 for n in opens] for i, name in enumerate(VALUES)
+    }
     return pl.DataFrame({**columns, **values}, schema=SCHEMA)
 
 
@@ -78,7 +83,9 @@ class StoreContract:
     def test_rows_come_back_as_they_went_in(self, tmp_path: Path) -> None:
         """What was written is read back bit for bit, ascending, after opening the store anew."""
         with self.make_store(tmp_path) as store:
-            odd = candles(list(range(50))).with_columns(volume=pl.Series([0.1 + 0.2, -0.0, 5e-324, 1.7e308] + [0.0] * 46))
+            odd = candles(list(range(50))).with_columns(
+                volume=pl.Series([0.1 + 0.2, -0.0, 5e-324, 1.7e308] + [0.0] * 46)
+            )
             written = Page(CandlePage(SERIES, hours(0, 50), odd, "test", LATER))
             assert store.write([ask(0, 50), written])[1].new == 50
             store = self.reopen(store)
@@ -97,9 +104,21 @@ class StoreContract:
         """A span holds its beginning and not its end, and may lie anywhere."""
         with self.make_store(tmp_path) as store:
             store.write([page(0, 48)])
-            for first, until in ((0, 48), (5, 6), (5, 5), (-9, 3), (40, 90), (-9, -3), (60, 70), (-(10**6), 10**6)):
+            for first, until in (
+                (0, 48),
+                (5, 6),
+                (5, 5),
+                (-9, 3),
+                (40, 90),
+                (-9, -3),
+                (60, 70),
+                (-(10**6), 10**6),
+            ):
                 wanted = [n for n in range(48) if first <= n < until]
-                assert bits(store.candles(SERIES, hours(first, until))) == bits(candles(wanted)), (first, until)
+                assert bits(store.candles(SERIES, hours(first, until))) == bits(candles(wanted)), (
+                    first,
+                    until,
+                )
                 assert store.opens(SERIES, hours(first, until)).tolist() == [START + n * HOUR for n in wanted]
             inside = TimeRange(START + 1, START + HOUR + 1)
             assert store.opens(SERIES, inside).tolist() == [START + HOUR]
@@ -111,13 +130,9 @@ class StoreContract:
                 store.write(known)
                 for question in (store.ledger, store.candles, store.opens, store.revisions, store.quarantine,
                                  store.check, store.remove):  # fmt: skip
-                    try:
-                        question(OTHER)
-                    except NoSuchSeries as error:
-                        assert "ETH/USDT" in error.message
-                        assert error.hint
-                    else:
-                        raise AssertionError(f"{question} knows a series that was never written")
+                    error = raised(NoSuchSeries, lambda ask=question: ask(OTHER))
+                    assert "ETH/USDT" in str(error)
+                    assert error.hint
                 assert not store.knows(OTHER)
             assert [s.series for s in store.series()] == [SERIES]
 
@@ -174,12 +189,9 @@ class StoreContract:
             store.write([page(0, 5)])
             before = picture(store)
             outside = Page(CandlePage(SERIES, hours(0, 5), candles([1, 7]), "test", LATER))
-            try:
-                store.write([ask(0, 90), page(5, 9), page(0, 3, seed=5, series=OTHER), outside])
-            except ValueError:
-                pass
-            else:
-                raise AssertionError("a page with a candle outside its range was taken")
+            raised(
+                ValueError, lambda: store.write([ask(0, 90), page(5, 9), page(0, 3, series=OTHER), outside])
+            )
             assert picture(store) == before
             assert store.write([page(5, 9)])[0].new == 4
 
@@ -188,7 +200,9 @@ class StoreContract:
     def test_ledger_keeps_what_was_asked_and_answered(self, tmp_path: Path) -> None:
         """Asks unite, answers unite once they are confirmed, and clock and settling are those of the latest ask."""
         with self.make_store(tmp_path) as store:
-            store.write([ask(0, 10, clock=LATER), ask(5, 20, clock=LATER + 1, settle=7), page(0, 4), page(4, 12)])
+            store.write(
+                [ask(0, 10, clock=LATER), ask(5, 20, clock=LATER + 1, settle=7), page(0, 4), page(4, 12)]
+            )
             store = self.reopen(store)
             ledger = store.ledger(SERIES)
             assert ledger.timeframe == SERIES.frame
@@ -249,7 +263,9 @@ class StoreContract:
         with self.make_store(tmp_path) as store:
             store.write([ask(0, 6)])
             assert store.write([page(0, 6, [0, 1, 2, 4, 5], rejected=(bad, lost, bad))])[0].quarantined == 2
-            assert store.write([page(0, 6, [0, 1, 2, 4, 5], rejected=(bad, lost))])[0] == Written(None, same=5)
+            assert store.write([page(0, 6, [0, 1, 2, 4, 5], rejected=(bad, lost))])[0] == Written(
+                None, same=5
+            )
             store = self.reopen(store)
             assert store.ledger(SERIES).quarantined == (bad.open,)
             assert [(q.row, q.resolved, q.source, q.at) for q in store.quarantine(SERIES)] == [
@@ -276,7 +292,11 @@ class StoreContract:
             assert [e.kind for e in store.journal()] == ["ask", "rows", "repair"]
             store = self.reopen(store)
             assert store.write([page(4, 10, repair=True)])[0] == Written(4, new=3, same=3)
-            assert (store.series()[0].absent, store.series()[0].missing, store.series()[0].candles) == (7, 0, 13)
+            assert (store.series()[0].absent, store.series()[0].missing, store.series()[0].candles) == (
+                7,
+                0,
+                13,
+            )
             assert store.check(SERIES) == []
             store.close()
 
@@ -301,7 +321,7 @@ class StoreContract:
                 ("remove", hours(0, 3), 3, OTHER),
             ]
             assert told[1].source == "test"
-            assert all(a.committed_at <= b.committed_at for a, b in zip(told, told[1:], strict=False))
+            assert all(a.committed_at <= b.committed_at for a, b in pairwise(told))
             assert list(store.journal(4)) == told[4:]
             assert list(store.journal(2, 3)) == told[2:5]
             assert list(store.journal(99)) == list(store.journal(0, 0)) == []
@@ -324,7 +344,15 @@ class StoreContract:
         """Removing takes candles, ledger, revisions and quarantine; written anew, the series starts from nothing."""
         bad = Rejected(START + 8 * HOUR, "raw", "why")
         with self.make_store(tmp_path) as store:
-            store.write([ask(0, 9), page(0, 8), page(0, 8, seed=2), page(8, 9, [], rejected=(bad,)), page(0, 2, series=OTHER)])
+            store.write(
+                [
+                    ask(0, 9),
+                    page(0, 8),
+                    page(0, 8, seed=2),
+                    page(8, 9, [], rejected=(bad,)),
+                    page(0, 2, series=OTHER),
+                ]
+            )
             store.seal(everything=True)
             assert store.remove(SERIES) == 8
             store = self.reopen(store)
@@ -390,7 +418,9 @@ class StoreContract:
                         opens = store.opens(series)
                         counts = account(store.ledger(series), opens, gaps=False).counts
                         (row,) = [s for s in store.series() if s.series == series]
-                        assert (row.absent, row.missing) == (counts[State.ABSENT], counts[State.MISSING]), what
+                        assert (row.absent, row.missing) == (counts[State.ABSENT], counts[State.MISSING]), (
+                            what
+                        )
                         span = _random_hours(dice)
                         assert bits(store.candles(series, span)) == bits(model.candles(series, span)), what
                         assert store.check(series) == [], what
@@ -401,14 +431,14 @@ class StoreContract:
         """Several threads write several series at once; nothing is lost and the journal has no gap."""
         with self.make_store(tmp_path) as store:
             many = [SeriesId("binance", f"C{n}/USDT", "1h") for n in range(4)]
-            failed: list[BaseException] = []
+            failed: list[Exception] = []
 
             def work(series: SeriesId) -> None:
                 try:
                     with store.lock(series):
                         for n in range(0, 100, 10):
                             store.write([page(n, n + 10, series=series)])
-                except BaseException as error:
+                except Exception as error:  # noqa: BLE001 - a thread's error is the test's
                     failed.append(error)
 
             threads = [threading.Thread(target=work, args=(series,)) for series in many]
@@ -424,14 +454,16 @@ class StoreContract:
         """While pages of ten are written and sealed, a reader never sees a part of a page or a candle less than before."""
         with self.make_store(tmp_path) as store:
             store.write([ask(0, 600), page(0, 10)])
-            done, seen, failed = threading.Event(), [], []
+            done = threading.Event()
+            seen: list[int] = []
+            failed: list[Exception] = []
 
             def read() -> None:
                 try:
                     while not done.is_set():
                         seen.append(store.candles(SERIES).height)
                         assert store.ledger(SERIES).answered_ranges.until >= START + seen[-1] * HOUR
-                except BaseException as error:
+                except Exception as error:  # noqa: BLE001 - a thread's error is the test's
                     failed.append(error)
 
             thread = threading.Thread(target=read)
@@ -450,12 +482,9 @@ class StoreContract:
         """A second lock on a series is refused with the pid of the first, and granted after it; other series are free."""
         with self.make_store(tmp_path) as store:
             with store.lock(SERIES), store.lock(OTHER):
-                try:
-                    with store.lock(SERIES):
-                        raise AssertionError("two writers of one series")
-                except SeriesLocked as error:
-                    assert error.pid == os.getpid()
-                    assert error.retryable
+                error = raised(SeriesLocked, store.lock(SERIES).__enter__)
+                assert error.pid == os.getpid()
+                assert error.retryable
                 store.write([page(0, 3), page(0, 3, series=OTHER)])
                 waited = threading.Event()
 
@@ -478,12 +507,16 @@ class StoreContract:
         store.close()
         store.close()
         for use in (store.series, lambda: store.candles(SERIES), lambda: store.write([page(3, 4)])):
-            try:
-                use()
-            except StoreUnreadable as error:
-                assert "closed" in error.message
-            else:
-                raise AssertionError("a closed store was used")
+            assert "closed" in str(raised(StoreUnreadable, use))
+
+
+def raised(kind: type[E], call: Callable[[], object]) -> E:
+    """The error of that kind that the call raises; AssertionError if it raises none."""
+    try:
+        call()
+    except kind as error:
+        return error
+    raise AssertionError(f"no {kind.__name__} was raised")
 
 
 def bits(frame: pl.DataFrame) -> list[tuple[int, ...]]:
@@ -532,4 +565,4 @@ def _random_entry(dice: random.Random) -> Entry:
     return Page(made, repair=dice.random() < 0.1)
 
 
-__all__ = ["StoreContract", "ask", "bits", "candles", "hours", "page", "picture"]
+__all__ = ["StoreContract", "ask", "bits", "candles", "hours", "page", "picture", "raised"]
