@@ -251,7 +251,6 @@ def _warnings(settings: Settings, files: list[_Layer]) -> list[str]:
             )
     if settings.influxdb_token.get_secret_value() and not settings.uses_influxdb:
         found.append(
-            f"INFLUXDB_TOKEN is set and not used: the store is {settings.store} ({settings.origin('store')}); "
-            "--store influxdb would use it"
+            f"INFLUXDB_TOKEN is set and not used: candles are kept in {settings.store} ({settings.origin('store')})"
         )
     return found

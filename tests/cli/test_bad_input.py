@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import os
+import resource
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from chandlery.exchange import LocalExchange
 
 CASES: dict[str, tuple[tuple[str, ...], int, str, str]] = {
     "unknown exchange": (("fetch", "BTC/USDT", "-e", "binanze"), 2, "binanze", "binance"),
@@ -95,3 +102,31 @@ def test_a_folder_without_rights(run: Callable[..., Any]) -> None:
     assert done.code == 4, done.err
     assert "/proc/self/candles" in done.err
     assert "hint: " in done.err
+
+
+def test_a_full_disk_is_4_and_a_later_run_goes_on(
+    run: Callable[..., Any], tmp_path: Path, exchange: LocalExchange
+) -> None:
+    """Where files may not grow, fetch ends with 4 and says so; what was stored before stays, and with space again the
+    same command completes it.
+    """
+    args = ("fetch", "BTC/USDT", "-t", "1m", "--since", "2024-05-01", "--until", "2024-05-30", "--json")
+    done = subprocess.run(
+        [sys.executable, "-m", "chandlery", *args],
+        cwd=tmp_path,
+        env={**os.environ, "EXCHANGE_URL": exchange.url},
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000)),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    before = run("verify", "--json").json["series"][0]
+    again = run(*args)
+
+    assert done.returncode == 4, done.stderr
+    assert "no space left" in done.stderr
+    assert "hint: " in done.stderr
+    assert json.loads(done.stdout)["series"][0]["error"]["kind"] == "StoreFull"
+    assert 0 < before["missing"] < before["expected"]
+    assert (again.code, again.json["series"][0]["written"]) == (0, before["missing"])

@@ -29,6 +29,7 @@ def run_until_interrupted(out: Output, work: Callable[[], Coroutine[Any, Any, T]
         def interrupt() -> None:
             nonlocal signalled
             if signalled:
+                out.show_cursor()
                 os._exit(Exit.INTERRUPTED)
             signalled = True
             out.say("stopping: the page in hand is finished or dropped (again to end at once)")

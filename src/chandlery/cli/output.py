@@ -169,6 +169,11 @@ class Output:
         """Whether a person reads stderr."""
         return sys.stderr.isatty()
 
+    def show_cursor(self) -> None:
+        """Give the terminal its cursor back, which a progress bar hides, before the process ends without a farewell."""
+        if self.stderr_is_terminal:
+            print("\x1b[?25h", end="", file=sys.stderr, flush=True)
+
     def say(self, text: str) -> None:
         """What a person wants to know."""
         if not self.quiet:
