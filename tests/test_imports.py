@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-HEAVY = ("ccxt", "polars", "apsw", "aiohttp", "matplotlib", "plotext", "pandas", "influxdb_client")
+HEAVY = ("ccxt", "polars", "apsw", "aiohttp", "matplotlib", "pandas", "influxdb_client")
 
 
 def heavy_modules_after(code: str) -> list[str]:

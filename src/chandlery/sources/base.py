@@ -1,7 +1,7 @@
 """The contract of a source: one range of one series in, pages of candles out.
 
 A source walks a range upwards and yields what it may say of it. What it does not yield stays missing: a source never
-calls a slot empty without proof. `chandlery.testing.SourceContract` is this contract as tests.
+calls a slot empty without proof.
 """
 
 from __future__ import annotations
