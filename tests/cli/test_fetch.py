@@ -10,7 +10,11 @@ from typing import Any
 
 import pytest
 
+from chandlery.candle import SeriesId
 from chandlery.exchange import ExchangeSettings, Faults, LocalExchange, parse_fault
+from chandlery.stores import open_store
+from chandlery.stores.base import Ask
+from chandlery.timerange import TimeRange
 
 FETCH_KEYS = ["ok", "seconds", "requests", "retries", "weight", "series"]
 SLOT_KEYS = ["absent", "missing", "pending", "quarantined", "before_listing", "after_end", "out_of_reach"]
@@ -231,3 +235,32 @@ def test_an_exchange_that_does_not_answer_is_3_and_makes_no_store(
     assert {series["error"]["kind"] for series in done.json["series"]} == {"RateLimited"}
     assert done.err.count("error: ") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+def test_series_of_several_exchanges_are_topped_up_together(run: Callable[..., Any]) -> None:
+    """Each series kept is asked of its own exchange; -e narrows; tables then name the exchange."""
+    run("fetch", "BTC/USDT", "-t", "1d", *SETTLED)
+    run("fetch", "BTC/USDT", "-t", "1d", *SETTLED, "-e", "binanceus")
+    both = run("fetch", "--json")
+    one = run("fetch", "-e", "binanceus", "--json")
+    table = run("list").out
+
+    assert both.code == 0, both.err
+    assert [(s["exchange"], s["missing"]) for s in both.json["series"]] == [("binance", 0), ("binanceus", 0)]
+    assert [s["exchange"] for s in one.json["series"]] == ["binanceus"]
+    assert [line.split()[0] for line in table.splitlines()] == ["series", "binance", "binanceus"]
+
+
+def test_an_exchange_that_is_gone_stops_no_other(run: Callable[..., Any]) -> None:
+    """Where one exchange of the store cannot be asked any more, its series has the error and the others go on."""
+    run("fetch", "BTC/USDT", "-t", "1d", *SETTLED)
+    gone = SeriesId("agoneexchange", "BTC/USDT", "1d")
+    now = 1_717_200_060_000
+    with open_store("candles") as store, store.lock(gone):
+        store.write([Ask(gone, TimeRange(now - 86_460_000, now - 60_000), now, 10_000)])
+    done = run("fetch", "--json")
+
+    failed, good = done.json["series"]
+    assert done.code == 1, done.err
+    assert (failed["exchange"], failed["error"]["kind"]) == ("agoneexchange", "UnknownExchange")
+    assert (good["error"], good["missing"], good["until"]) == (None, 0, "2024-06-02T00:00:00Z")

@@ -141,7 +141,7 @@ class Output:
 
         table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, gap, 0, 0))
         for number, name in enumerate(columns):
-            right = any(isinstance(row[number], int | float) for row in rows)
+            right = any(_is_number(row[number]) for row in rows)
             table.add_column(Text(name), justify="right" if right else "left", no_wrap=True)
         for row in rows:
             table.add_row(*(Text(_shown(c), style=c.style if isinstance(c, Mark) else "") for c in row))
@@ -235,6 +235,12 @@ class Output:
     def exit(self, code: Exit) -> NoReturn:
         """End the command with this code."""
         raise typer.Exit(int(code))
+
+
+def _is_number(cell: Cell) -> bool:
+    return isinstance(cell, int | float) or (
+        isinstance(cell, Mark) and cell.text.replace(",", "").isdecimal()
+    )
 
 
 def _shown(cell: Cell) -> str:
