@@ -31,8 +31,8 @@ from chandlery.verify import verify_series
 from chandlery.when import parse_when
 
 SERIES = SeriesId("binance", "BTC/USDT", "15m")
-SINCE = parse_when("2023-03-20", now=0)  # inside a quarter, so that the first and last partition are not full
-UNTIL = parse_when("2024-02-10", now=0)  # 2023 Q2, Q3 and Q4 lie whole in between
+SINCE = parse_when("2023-04-01", now=0)
+UNTIL = parse_when("2024-02-10", now=0)  # 2023 Q2, Q3 and Q4 whole, and a part that stays staged
 SLOTS = (UNTIL - SINCE) // SERIES.frame.floor(900_000)
 KILLS_EACH = 20
 FULL_PARTITIONS = 3
