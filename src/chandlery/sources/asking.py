@@ -182,6 +182,7 @@ def _window(attempt: int, anchored: bool) -> tuple[int, int]:
 
 
 def check_future(answer: Rows, now: int) -> None:
+    """Refuse an answer with a candle that lies a week or more after the exchange's time."""
     last = answer.last
     if last is not None and last > now + WEEK:
         raise BadAnswer(f"a candle of the future, {iso(last)}, while the exchange's time is {iso(now)}")

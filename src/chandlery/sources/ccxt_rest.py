@@ -237,7 +237,8 @@ class CcxtRest(Source):
         good = answer.good.filter(moments >= start)
         if answer.good.height and not good.height:
             raise BadAnswer(
-                f"{series}: asked from {iso(start)}, the answer ends at {iso(answer.last or 0)}", hint="ask again"
+                f"{series}: asked from {iso(start)}, the answer ends at {iso(answer.last or 0)}",
+                hint="ask again",
             )
         return good.head(limit) if since is not None else good.tail(limit)
 

@@ -32,6 +32,9 @@ REQUESTS_BEGINNING = 19
 SUSPICIOUS = 6
 
 
+Span = tuple[int, int]
+
+
 @dataclass(frozen=True, slots=True)
 class Beginning:
     """The first candle that the exchange gives, and whether older ones exist that it does not give."""
@@ -63,11 +66,12 @@ class Edges:
     # -- looking ---------------------------------------------------------------------------------------------------
 
     async def look(
-        self, frame: Timeframe, since: int, *, limit: int = 0, must: int | None = None
-    ) -> list[tuple[int, int]]:
-        """The candles from `since` on at some timeframe, as (open, close) times; `must` is a moment that one holds.
+        self, frame: Timeframe, since: int, *, limit: int = 0, within: Span | None = None
+    ) -> list[Span]:
+        """The candles from `since` on at some timeframe, as (open, close) times.
 
-        An answer without that candle is asked for again. Raises BadAnswer when the search has cost too much.
+        With `within` an answer must have a candle that overlaps it (at the series' own timeframe: opens in it); one
+        without is asked for again. Raises BadAnswer when that does not help or the search has cost too much.
         """
         self._left -= 1
         if self._left < 0:
@@ -75,9 +79,9 @@ class Edges:
         own = frame == self.frame
 
         def believe(rows: Rows) -> str:
-            if must is None or any(a <= must < b for a, b in _spans(rows, frame)):
+            if within is None or any(self._overlaps(frame, span, within) for span in _spans(rows, frame)):
                 return ""
-            return f"the {frame.text} candle that holds {must} is not in the answer"
+            return f"the {frame.text} candle of {iso(within[0])} is not in the answer"
 
         rows = await self.asker.rows(
             self.series,
@@ -89,6 +93,10 @@ class Edges:
             believe=believe,
         )
         return _spans(rows, frame)
+
+    def _overlaps(self, frame: Timeframe, span: Span, part: Span) -> bool:
+        begin = span[0] if frame == self.frame else span[1] - 1
+        return part[0] <= begin and span[0] < part[1]
 
     def _level(self, span: int) -> Timeframe:
         """The shortest timeframe of which one answer surely covers `span` ms."""
@@ -111,7 +119,7 @@ class Edges:
     async def _first_of(self, found: int, since: int) -> int:
         """The first candle at or after `since` that an answer from a little before `found` on shows."""
         begin = max(self.frame.add(found, -5), self.frame.ceil(max(0, since)))
-        spans = await self.look(self.frame, begin, limit=8, must=found)
+        spans = await self.look(self.frame, begin, limit=8, within=(found, found + 1))
         return next(a for a, _ in spans if a >= since)
 
     async def _first(self, known: int, lo: int, hi: int) -> int | None:
@@ -122,7 +130,7 @@ class Edges:
         while lo < hi:
             frame = self._level(hi - known)
             begin = known if frame == self.frame else known - 2 * frame.nominal_ms
-            spans = await self.look(frame, begin, must=known)
+            spans = await self.look(frame, begin, within=(known, known + 1))
             if frame == self.frame:
                 found = [a for a, _ in spans if lo <= a < hi]
                 if found:
@@ -144,14 +152,12 @@ class Edges:
             return first if first is not None and lo <= first < hi else None
         return None
 
-    async def _begin_of(self, span: tuple[int, int]) -> int | None:
+    async def _begin_of(self, span: Span) -> int | None:
         """The first candle of the series inside one longer candle, which says that there is one."""
         lo, hi = span
         while True:
             frame = self._level(hi - lo)
-            spans = await self._look_twice(frame, lo, hi)
-            if not spans:
-                return None
+            spans = await self._look_inside(frame, lo, hi)
             if frame == self.frame:
                 return spans[0][0]
             narrowed = (max(lo, spans[0][0]), min(hi, spans[0][1]))
@@ -163,7 +169,7 @@ class Edges:
                     return None
             lo, hi = narrowed
 
-    async def _narrow(self, frame: Timeframe, lo: int, hi: int) -> tuple[int, int] | None:
+    async def _narrow(self, frame: Timeframe, lo: int, hi: int) -> Span | None:
         """Step through [lo, hi) in answers of `frame` until a candle shows."""
         at = lo
         while at < hi:
@@ -173,19 +179,13 @@ class Edges:
             at += frame.nominal_ms * (SURE_PAGE - 4)
         return None
 
-    async def _look_twice(self, frame: Timeframe, lo: int, hi: int) -> list[tuple[int, int]]:
-        """Candles that overlap [lo, hi); emptiness is asked for again from another beginning."""
-        for shift in (0, 1, 3, 7):
-            spans = [
-                (a, b) for a, b in await self.look(frame, lo - shift * frame.nominal_ms) if lo < b and a < hi
-            ]
-            if frame == self.frame:
-                spans = [(a, b) for a, b in spans if a >= lo]
-            if spans:
-                return spans
-        return []
+    async def _look_inside(self, frame: Timeframe, lo: int, hi: int) -> list[Span]:
+        """The candles that overlap [lo, hi), of which a longer candle says that there is one."""
+        begin = lo if frame == self.frame else lo - 2 * frame.nominal_ms
+        spans = await self.look(frame, begin, within=(lo, hi))
+        return [span for span in spans if self._overlaps(frame, span, (lo, hi))]
 
-    async def last_before(self, moment: int, floor: int) -> int | None:
+    async def last_before(self, moment: int, floor: int) -> int:
         """Open time of the last candle before `moment`; one is known to be open at `floor` < moment."""
         self._left = REQUESTS
         hi = moment
@@ -193,28 +193,35 @@ class Edges:
             # A longer candle that holds `floor` opens before it.
             lowest = floor if frame == self.frame else floor - 2 * frame.nominal_ms
             begin = max(hi - (SURE_PAGE - 8) * frame.nominal_ms, lowest)
-            must = floor if begin == lowest else None
-            before = [(a, b) for a, b in await self.look(frame, begin, must=must) if a < hi]
-            if not before:
-                continue
-            if frame == self.frame:
-                return before[-1][0]
-            return await self._last_in(max(before[-1][0], floor), min(before[-1][1], hi), floor)
+            within = (floor, floor + 1) if begin == lowest else None
+            # What the longer candle around `moment` holds before it, the shorter timeframe has looked at.
+            before = [(a, b) for a, b in await self.look(frame, begin, within=within) if b <= hi]
+            if before:
+                return await self._last_in(max(before[-1][0], floor), before[-1][1])
         return floor
 
-    async def _last_in(self, lo: int, hi: int, floor: int) -> int:
+    async def _last_in(self, lo: int, hi: int) -> int:
         """The last candle of the series in [lo, hi), part of one longer candle."""
         while True:
             frame = self._level(hi - lo)
-            spans = [(a, b) for a, b in await self._look_twice(frame, lo, hi) if a < hi]
-            if not spans:
-                return floor
+            spans = await self._look_inside(frame, lo, hi)
             if frame == self.frame:
                 return spans[-1][0]
             narrowed = (max(lo, spans[-1][0]), min(hi, spans[-1][1]))
             if narrowed == (lo, hi):
-                return floor
+                return await self._last_step(lo, hi)
             lo, hi = narrowed
+
+    async def _last_step(self, lo: int, hi: int) -> int:
+        """Step back through [lo, hi) in answers of the series' own timeframe until a candle shows."""
+        end = hi
+        while end > lo:
+            begin = max(lo, self.frame.add(end, 4 - SURE_PAGE))
+            found = [a for a, _ in await self.look(self.frame, begin) if lo <= a < hi]
+            if found:
+                return found[-1]
+            end = begin
+        return lo
 
     # -- the beginning ---------------------------------------------------------------------------------------------
 
@@ -264,7 +271,7 @@ class Edges:
                 return first
         return None
 
-    async def _coarse_from_dawn(self, frame: Timeframe) -> list[tuple[int, int]]:
+    async def _coarse_from_dawn(self, frame: Timeframe) -> list[Span]:
         """The first candles at a long timeframe: straight from the dawn, else by halving the time since then."""
         length = frame.nominal_ms * (SURE_PAGE - 4)
         for since in (DAWN, DAWN - length // 2):
@@ -272,7 +279,7 @@ class Edges:
             if spans:
                 return spans
         lo, hi = DAWN, self.now  # nothing begins in [DAWN, lo + length)
-        best: list[tuple[int, int]] = []
+        best: list[Span] = []
         latest = await self._tolerant(frame, self.now - length)
         if not latest:
             return []
@@ -287,7 +294,7 @@ class Edges:
         spans = await self._tolerant(frame, best[0][0] - length)
         return spans if spans and spans[0][0] < best[0][0] else best
 
-    async def _tolerant(self, frame: Timeframe, since: int) -> list[tuple[int, int]]:
+    async def _tolerant(self, frame: Timeframe, since: int) -> list[Span]:
         try:
             return await self.look(frame, since)
         except ExchangeRefused as error:
@@ -295,7 +302,7 @@ class Edges:
             return []
 
 
-def _spans(rows: Rows, frame: Timeframe) -> list[tuple[int, int]]:
+def _spans(rows: Rows, frame: Timeframe) -> list[Span]:
     """Each candle as [open, close); a foreign calendar's month counts as 31 days."""
     times: list[int] = open_times(rows.good).tolist()
     if frame.fixed_ms is not None:

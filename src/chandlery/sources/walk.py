@@ -12,8 +12,6 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING
 
-import polars as pl
-
 from chandlery.candle import CandlePage, Rejected, SeriesId
 from chandlery.errors import BadAnswer
 from chandlery.ledger import Fact, State
@@ -23,6 +21,8 @@ from chandlery.timerange import TimeRange
 from chandlery.when import iso
 
 if TYPE_CHECKING:
+    import polars as pl
+
     from chandlery.sources.base import Market
 
 log = logging.getLogger("chandlery.sources.walk")
@@ -121,12 +121,10 @@ class Walk:
             facts.append(Fact(TimeRange(self.span.since, until), state, f"{what} is {iso(first.open)}"))
             self.done = until
             return facts, Anchor(first.open)
-        known = (
-            await self.edges.last_before(self.span.since, first.open)
-            if first.open < self.span.since
-            else first.open
-        )
-        return facts, Anchor(known if known is not None else first.open)
+        known = first.open
+        if known < self.span.since:
+            known = await self.edges.last_before(self.span.since, known)
+        return facts, Anchor(known)
 
     # -- going on --------------------------------------------------------------------------------------------------
 
