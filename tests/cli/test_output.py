@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pty
 import subprocess
 import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -167,3 +171,25 @@ def test_a_terminal_gets_colours_and_bars() -> None:
     assert "note: " in text
     assert "x" * 120 in text
     assert "\x1b[31mbad" in text
+
+
+def test_json_holds_nothing_that_a_terminal_obeys(capsys: pytest.CaptureFixture[str]) -> None:
+    """Control characters, direction marks and lone surrogates are escaped; the document still says the same."""
+    text = "BTC\x1b[2J \x7f \x9b \u202e \ud800 比特币"
+    Output().json({"symbol": text})
+
+    shown = capsys.readouterr().out
+    assert all(c.isprintable() or c == "\n" for c in shown)
+    assert "比特币" in shown
+    assert json.loads(shown) == {"symbol": text}
+
+
+def test_an_encoding_without_signs_is_no_reason_to_fail(run: Callable[..., Any], tmp_path: Path) -> None:
+    """Verify prints its signs as escapes where stdout cannot hold them."""
+    run("fetch", "BTC/USDT", "-t", "1d", "--since", "2024-05-25", "--until", "2024-06-01")
+    command = [sys.executable, "-m", "chandlery", "verify"]
+    env = {**os.environ, "PYTHONIOENCODING": "latin-1"}
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, timeout=60, check=False)
+
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[1].startswith(b"\\u2705")

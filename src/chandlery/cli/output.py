@@ -19,6 +19,7 @@ Text that comes from an exchange or a store passes through `visible`, so that no
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import shutil
@@ -111,8 +112,10 @@ class Output:
         sys.stdout.flush()
 
     def json(self, document: Any) -> None:
-        """One JSON document."""
-        print(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False), file=sys.stdout)
+        """One JSON document; what a terminal might obey is written as an escape of JSON's own."""
+        text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
+        safe = (c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text)
+        print(text if text.isascii() and "\x7f" not in text else "".join(safe), file=sys.stdout)
 
     @contextlib.contextmanager
     def binary(self) -> Iterator[BinaryIO]:
@@ -266,6 +269,8 @@ class Group(TyperGroup):
     def main(self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any) -> NoReturn:  # type: ignore[override]
         """Run a command and leave with its exit code."""
         extra.pop("standalone_mode", None)
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors="backslashreplace")  # an encoding without ✅ is no reason to fail
         code: int
         try:
             code = super().main(args, prog_name or "chandlery", standalone_mode=False, **extra) or 0
