@@ -139,7 +139,9 @@ def test_range_before_the_listing(exchange: LocalExchange, tmp_path: Path) -> No
             report = run(exchange, store, [Want(series, since, until)]).series[0]
             assert report.ok, report.error
             assert klines(exchange) - before <= 25
-            assert report.counts[State.BEFORE_LISTING] == series.frame.count(since, series.frame.floor(listed))
+            assert report.counts[State.BEFORE_LISTING] == series.frame.count(
+                since, series.frame.floor(listed)
+            )
             assert store.opens(series)[0] == series.frame.floor(listed)
 
 

@@ -12,9 +12,9 @@ import threading
 from collections import Counter, deque
 from concurrent.futures import Future
 
-import polars as pl
+import numpy as np
 
-from chandlery.candle import SCHEMA, CandlePage, SeriesId
+from chandlery.candle import SCHEMA, VALUES, CandlePage, SeriesId
 from chandlery.errors import DatabaseError, DataPipelineError
 from chandlery.stores.base import Entry, Page, Store, Written
 
@@ -138,6 +138,5 @@ def _guard(page: CandlePage) -> None:
         raise ValueError(f"a page of {page.series} is not in strictly ascending order of time")
     if opens[0] < page.answered.since or opens[-1] >= page.answered.until:
         raise ValueError(f"a page of {page.series} holds candles outside {page.answered}")
-    values = frame.select(pl.all_horizontal(pl.exclude("time").is_finite().all())).item()
-    if values is not True:
+    if not all(np.isfinite(frame[name].to_numpy()).all() for name in VALUES):
         raise ValueError(f"a page of {page.series} holds values that are not finite numbers")
