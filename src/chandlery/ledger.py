@@ -167,7 +167,8 @@ def with_answer(ledger: Ledger, answered: TimeRange, at: int) -> tuple[Answered,
     """The answered ranges after `answered` was answered at the exchange's time `at`: sorted, disjoint, merged.
 
     Part of the new range that is confirmed for good carries at=None, so that history merges into one row; the rest
-    keeps the later of the two times where it was answered before.
+    keeps the later of the two times where it was answered before. Candles answered one by one as they close become one
+    range with the earliest of their times, so a stream costs the ledger one row.
     """
     confirmed = first_unconfirmed(ledger.timeframe, at, CONFIRMED_AFTER)
     edge = min(max(confirmed, answered.since), answered.until)

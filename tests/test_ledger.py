@@ -1,0 +1,163 @@
+"""The ledger accounts for every slot once, and its algebra agrees with a model that keeps every slot on its own."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from chandlery.ledger import (
+    CONFIRMED_AFTER,
+    FACTS,
+    Answered,
+    Fact,
+    Ledger,
+    State,
+    account,
+    to_ask,
+    with_answer,
+)
+from chandlery.timeframe import HOUR, parse_timeframe
+from chandlery.timerange import RangeSet, TimeRange
+
+FRAME = parse_timeframe("1h")
+SLOTS = 72  # the hours that everything here happens in: three days, so that some answers are confirmed and some are not
+
+hours = st.integers(0, SLOTS)
+spans = st.tuples(hours, hours).map(lambda pair: TimeRange(min(pair) * HOUR, max(pair) * HOUR))
+times = st.integers(0, SLOTS + 48).map(lambda n: n * HOUR + 10_000)
+answers = st.lists(st.tuples(spans.filter(bool), times), max_size=8)
+facts = st.lists(st.builds(Fact, spans, st.sampled_from(FACTS), st.just("why")), max_size=3).map(tuple)
+
+
+def answered_one_by_one(several: list[tuple[TimeRange, int]]) -> Ledger:
+    """A ledger that took the answers in order."""
+    ledger = Ledger(FRAME)
+    for span, at in several:
+        ledger = replace(ledger, answered=with_answer(ledger, span, at))
+    return ledger
+
+
+def is_confirmed(slot: int, at: int) -> bool:
+    """Whether an answer at `at` finds the candle of that slot closed long enough."""
+    return (slot + 1) * HOUR + CONFIRMED_AFTER <= at
+
+
+@given(answers)
+def test_answered_is_what_was_answered(several: list[tuple[TimeRange, int]]) -> None:
+    """The answered ranges are disjoint, ascending, and together exactly what was answered; confirmed stays confirmed."""
+    ledger = answered_one_by_one(several)
+    parts = [a.range for a in ledger.answered]
+    assert all(a.until <= b.since for a, b in zip(parts, parts[1:], strict=False))
+    assert RangeSet(parts) == RangeSet(span for span, _ in several)
+    for slot in range(SLOTS):
+        mine = [at for span, at in several if slot * HOUR in span]
+        kept = [a.at for a in ledger.answered if slot * HOUR in a.range]
+        if any(is_confirmed(slot, at) for at in mine):
+            assert kept == [None]
+        elif mine:
+            assert kept[0] is not None
+            assert kept[0] <= max(mine)
+
+
+@given(answers)
+def test_same_answers_again_take_nothing_back(several: list[tuple[TimeRange, int]]) -> None:
+    """An answer taken again leaves the answered ranges as they are, and no slot loses a confirmation or a later time."""
+    ledger = answered_one_by_one(several)
+    for span, at in several:
+        again = replace(ledger, answered=with_answer(ledger, span, at))
+        assert again.answered_ranges == ledger.answered_ranges
+        for slot in range(SLOTS):
+            before, after = (_time_of(one, slot) for one in (ledger, again))
+            assert after >= before
+
+
+def _time_of(ledger: Ledger, slot: int) -> float:
+    for answer in ledger.answered:
+        if slot * HOUR in answer.range:
+            return float("inf") if answer.at is None else answer.at
+    return -1.0
+
+
+@given(answers, times, st.sampled_from([0, HOUR, 5 * HOUR, CONFIRMED_AFTER]))
+def test_what_is_owed_is_never_forgotten(
+    several: list[tuple[TimeRange, int]], now: int, recheck: int
+) -> None:
+    """A settled slot is asked again if it was never answered, or only less than the recheck time after its close."""
+    ledger = answered_one_by_one(several)
+    asked = to_ask(ledger, TimeRange(0, SLOTS * HOUR), now=now, settle=0, recheck=recheck)
+    for slot in range(SLOTS):
+        mine = [at for span, at in several if slot * HOUR in span]
+        settled = (slot + 1) * HOUR <= now
+        owed = settled and not any((slot + 1) * HOUR + recheck <= at for at in mine)
+        if not mine:
+            assert (slot * HOUR in asked) == settled
+        elif owed and recheck:
+            assert slot * HOUR in asked
+        if settled and any(is_confirmed(slot, at) for at in mine):
+            assert slot * HOUR not in asked
+        if not settled:
+            assert slot * HOUR not in asked
+
+
+def test_live_candles_are_one_range() -> None:
+    """Candles answered one by one as they close are one range, still owed another look, until that look confirms them."""
+    live = [(TimeRange(n * HOUR, (n + 1) * HOUR), (n + 1) * HOUR + 10_000) for n in range(SLOTS)]
+    ledger = answered_one_by_one(live)
+    assert ledger.answered == (Answered(TimeRange(0, SLOTS * HOUR), HOUR + 10_000),)
+    whole = TimeRange(0, SLOTS * HOUR)
+    assert to_ask(ledger, whole, now=SLOTS * HOUR, settle=0, recheck=HOUR) == RangeSet([whole])
+    late = SLOTS * HOUR + CONFIRMED_AFTER
+    assert with_answer(ledger, whole, late) == (Answered(whole, None),)
+
+
+@settings(max_examples=200)
+@given(
+    st.lists(spans, max_size=4), answers, facts, st.sets(st.integers(0, SLOTS - 1)), st.sets(st.integers(0, SLOTS - 1)),
+    times, st.sampled_from([0, 10_000, 2 * HOUR]),
+)  # fmt: skip
+def test_every_slot_is_accounted_for_once(
+    asked: list[TimeRange],
+    several: list[tuple[TimeRange, int]],
+    known: tuple[Fact, ...],
+    rows: set[int],
+    refused: set[int],
+    clock: int,
+    settle: int,
+) -> None:
+    """Each slot has the state that a slot-by-slot model gives it, the sums agree, and the gaps are the slots without rows."""
+    ledger = replace(
+        answered_one_by_one(several),
+        asked=RangeSet(asked),
+        facts=known,
+        quarantined=tuple(sorted(n * HOUR for n in refused)),
+        clock=clock,
+        settle=settle,
+    )
+    stored = np.array(sorted(n * HOUR for n in rows), dtype=np.int64)
+    found = account(ledger, stored)
+    expected = [slot for slot in range(SLOTS) if slot * HOUR in ledger.asked]
+    states = {slot: _state(ledger, slot, rows, refused) for slot in expected}
+    assert found.expected == len(expected)
+    assert found.unexplained == 0
+    for state in State:
+        assert found.counts[state] == sum(said is state for said in states.values()), state
+    told = [(slot, gap.state) for gap in found.gaps for slot in range(gap.since // HOUR, gap.until // HOUR)]
+    assert told == [(slot, state) for slot, state in states.items() if state is not State.STORED]
+    assert all(gap.candles == (gap.until - gap.since) // HOUR for gap in found.gaps)
+
+
+def _state(ledger: Ledger, slot: int, rows: set[int], refused: set[int]) -> State:
+    opened = slot * HOUR
+    if slot in rows:
+        return State.STORED
+    if slot in refused:
+        return State.QUARANTINED
+    if opened in ledger.answered_ranges:
+        return State.ABSENT
+    for state in FACTS:
+        if any(opened in fact.range for fact in ledger.facts if fact.state is state):
+            return state
+    return State.MISSING if opened + HOUR <= ledger.clock - ledger.settle else State.PENDING
