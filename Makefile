@@ -39,7 +39,7 @@ check: setup-dev ## format, lint, types, layers, docs: everything but the tests
 	$(BIN)/ruff check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-#	$(BIN)/python tools/docs.py --check   # SWITCH ON with tools/docs.py
+	$(BIN)/python tools/docs.py --check
 
 prove: setup-dev ## the tests of what must be survived, with full counts (takes long)
 	@CHANDLERY_PROVE=full $(PYTEST) --timeout 7200 -o faulthandler_timeout=0 tests/survive $(ARGS)

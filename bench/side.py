@@ -18,7 +18,7 @@ import sys
 from chandlery.exchange import ExchangeSettings, parse_fault, serve
 from chandlery.exchange.faults import Faults
 limit, clock, symbols, faults = int(sys.argv[1]), sys.argv[2], tuple(sys.argv[3].split(",")), sys.argv[4:]
-settings = ExchangeSettings(weight_limit=limit, clock=clock, symbols=symbols, faults=Faults(tuple(map(parse_fault, faults))))
+settings = ExchangeSettings(cache_mib=1024, weight_limit=limit, clock=clock, symbols=symbols, faults=Faults(tuple(map(parse_fault, faults))))
 serve(settings, on_ready=lambda url: print(url, file=sys.stderr, flush=True))
 """
 

@@ -103,7 +103,7 @@ def test_weeks_open_on_mondays_unless_anchored() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "m", "0m", "01m", "1", "1H", "1D", "5 m", "1min", "-1m", "1m\n", "12345m", "１m", "1.5h"]
+    "text", ["", "m", "0m", "01m", "1", "1H", "1D", "5 m", "1min", "-1m", "1m\n", "12345m", "\uff11m", "1.5h"]
 )
 def test_what_is_not_a_timeframe_is_refused(text: str) -> None:
     """Anything but a number and a unit is refused as a usage error that says what to write."""

@@ -118,7 +118,7 @@ class Timeframe:
 
         length = self.fixed_ms
         if length is not None:
-            return (opens - self.anchor) % length == 0
+            return np.asarray((opens - self.anchor) % length == 0, dtype=np.bool_)
         moments = opens.astype("datetime64[ms]")
         months = moments.astype("datetime64[M]")
         at_start = months.astype("datetime64[ms]") == moments
