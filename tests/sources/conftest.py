@@ -19,6 +19,7 @@ from chandlery.errors import DataPipelineError
 from chandlery.ledger import Fact
 from chandlery.sources import open_source
 from chandlery.sources.base import Source
+from chandlery.timeframe import parse_timeframe
 from chandlery.timerange import RangeSet, TimeRange
 
 MINUTE = 60_000
@@ -118,26 +119,20 @@ class TinyExchange:
         self.answer: Callable[[dict[str, str], list[Row]], Any] = lambda _, rows: rows
 
     def due(self, query: dict[str, str]) -> list[Row]:
-        length = {"1m": 1, "1h": 60, "1d": 1440, "1w": 10080, "1M": 44640}[query["interval"]] * MINUTE
+        length = parse_timeframe(query["interval"]).nominal_ms
         since = int(query.get("startTime", 0))
         limit = min(int(query.get("limit", 500)), self.page)
         until = int(query.get("endTime", self.now))
         if self.bounded:
             until = min(until, since + limit * length)
-        rows = [r for r in self.aggregated(query["interval"], length) if since <= r[0] <= until]
+        rows = [r for r in self.aggregated(query["interval"]) if since <= r[0] <= until]
         return rows[:limit]
 
-    def aggregated(self, interval: str, length: int) -> list[Row]:
+    def aggregated(self, interval: str) -> list[Row]:
         """The truth at a longer timeframe: slots that hold a row (open times only matter)."""
         if interval == "1m":
             return self.rows
-        if interval == "1M":
-            from chandlery.timeframe import parse_timeframe
-
-            opens = {parse_timeframe("1M").floor(r[0]) for r in self.rows}
-        else:
-            anchor = 4 * 1440 * MINUTE if interval == "1w" else 0
-            opens = {(r[0] - anchor) // length * length + anchor for r in self.rows}
+        opens = {parse_timeframe(interval).floor(row[0]) for row in self.rows}
         return [kline(t) for t in sorted(opens)]
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
@@ -148,7 +143,10 @@ class TinyExchange:
             return web.json_response({"serverTime": self.now})
         if name == "exchangeInfo":
             return web.json_response(self.info())
+        if name != "klines":
+            return web.json_response({"success": True, "code": 0, "data": []})
         query = dict(request.query)
+        query["interval"] = {"60m": "1h", "1W": "1w"}.get(query["interval"], query["interval"])
         self.asked.append(query)
         said = self.answer(query, self.due(query))
         if isinstance(said, web.StreamResponse):

@@ -23,6 +23,9 @@ log = logging.getLogger("chandlery.sources.edges")
 DAWN = 1_230_768_000_000
 #: Candles that one answer surely covers where nothing else is known.
 SURE_PAGE = 100
+#: The longer timeframes to search by. Each is less than 96 of the one before, so that one answer holds the way down;
+#: others are offered by exchanges for some of their markets only.
+LADDER = frozenset({"1m", "5m", "1h", "1d", "1w", "1M"})
 #: Times that a search is made again because a second look contradicts it.
 CHECKS = 4
 #: Requests that one search may cost before it gives up; finding the first candle may cost fewer.
@@ -55,12 +58,8 @@ class Edges:
         self.page = page
         self.frame = series.frame
         self._left = REQUESTS
-        longer = [
-            f
-            for f in offered.values()
-            if f.nominal_ms >= self.frame.nominal_ms and f.text != series.timeframe
-        ]
-        #: From the series' own timeframe up, one of about each length.
+        longer = [f for f in offered.values() if f.text in LADDER and f.nominal_ms > self.frame.nominal_ms]
+        #: From the series' own timeframe up.
         self.levels = [self.frame, *sorted(longer, key=lambda f: f.nominal_ms)]
 
     # -- looking ---------------------------------------------------------------------------------------------------
