@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -23,7 +25,7 @@ def test_set_holds_the_moments_of_its_ranges(parts: list[TimeRange]) -> None:
     """A set holds what its ranges hold, as ascending ranges that neither touch nor are empty."""
     whole = RangeSet(parts)
     assert moments_of(whole) == {m for part in parts for m in range(part.since, part.until)}
-    assert all(a.until < b.since for a, b in zip(whole, list(whole)[1:], strict=False))
+    assert all(a.until < b.since for a, b in pairwise(whole))
     assert all(whole)
     assert all((m in whole) == (m in moments_of(whole)) for m in range(-31, 32))
     assert bool(whole) == bool(moments_of(whole))

@@ -30,6 +30,7 @@ from chandlery.stores.base import (
 )
 from chandlery.stores.embedded_catalog import LOCKS, Catalogue, inspect_folder
 from chandlery.stores.embedded_read import (
+    Decoded,
     check_series,
     load_frame,
     load_times,
@@ -79,6 +80,7 @@ class EmbeddedStore(Store):
         self._ripe: set[SeriesId] | None = None
         self._trash_seen = False
         self._data_version = -1
+        self._decoded = Decoded()
         if self._catalogue.path.exists():
             self._catalogue.exists()  # raises now, not later, if it cannot be read
 
@@ -108,7 +110,9 @@ class EmbeddedStore(Store):
                     failpoint("page.begin")
                     # The number moves with every commit of another connection.
                     version = db.execute("PRAGMA data_version").get
-                    taking = Transaction(db, self.folder, self._known, alone=version == self._data_version)
+                    taking = Transaction(
+                        db, self.folder, self._known, self._decoded, alone=version == self._data_version
+                    )
                     self._data_version = version
                     written = [taking.take(entry) for entry in entries]
                     taking.write_rows()

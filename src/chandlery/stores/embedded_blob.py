@@ -20,6 +20,9 @@ if sys.byteorder != "little":  # pragma: no cover
     raise ImportError("the embedded store keeps little-endian numbers and was not written for this machine")
 
 
+_FEW = 1000  # rows
+
+
 class Block(NamedTuple):
     """Candles as arrays: open times (n), ascending and unique, and values (5, n)."""
 
@@ -124,9 +127,16 @@ def from_frame(frame: pl.DataFrame) -> Block:
 
 def to_parquet(block: Block, metadata: Mapping[str, str]) -> bytes:
     """A block as the bytes of a Parquet file with that key-value metadata."""
+    # In a file of a few hundred rows statistics and loose compression would be a tenth of it, and skip nothing.
+    small = len(block.times) < _FEW
     buffer = io.BytesIO()
     to_frame(block).write_parquet(
-        buffer, compression="zstd", statistics=True, row_group_size=1 << 20, metadata=dict(metadata)
+        buffer,
+        compression="zstd",
+        compression_level=19 if small else 3,
+        statistics=not small,
+        row_group_size=1 << 20,
+        metadata=dict(metadata),
     )
     return buffer.getvalue()
 

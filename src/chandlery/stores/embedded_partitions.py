@@ -7,7 +7,6 @@ letters, digits, `-` and `_` stand as they are, of the other parts only small le
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -31,11 +30,14 @@ _QUARTER = Timeframe(3, "M")
 _YEAR = parse_timeframe("1y")
 
 
-@dataclass(frozen=True, slots=True)
 class Partitioning:
     """How the candles of one timeframe are divided into files: by month, quarter, year, or not at all (`grid` None)."""
 
-    grid: Timeframe | None
+    __slots__ = ("_last", "grid")
+
+    def __init__(self, grid: Timeframe | None) -> None:
+        self.grid = grid
+        self._last = (0, 0)  # the partition asked for last: live candles ask for the same one for weeks
 
     @classmethod
     def of(cls, timeframe: Timeframe) -> Partitioning:
@@ -49,11 +51,20 @@ class Partitioning:
 
     def start(self, moment: int) -> int:
         """The beginning of the partition of `moment`, which is the partition's number; 0 if there is only one."""
-        return 0 if self.grid is None else self.grid.floor(moment)
+        if self.grid is None:
+            return 0
+        start, until = self._last
+        if not start <= moment < until:
+            start = self.grid.floor(moment)
+            self._last = (start, self.grid.next(start))
+        return start
 
     def range(self, start: int) -> TimeRange | None:
         """The time that a partition covers, None if it is all of it."""
-        return None if self.grid is None else TimeRange(start, self.grid.next(start))
+        if self.grid is None:
+            return None
+        last = self._last
+        return TimeRange(start, last[1] if last[0] == start else self.grid.next(start))
 
     def file_name(self, start: int) -> str:
         """The name of the partition's file: 2024-03.parquet, 2024-Q1.parquet, 2024.parquet or all.parquet."""
@@ -74,6 +85,8 @@ class Partitioning:
         if not rows:
             return []
         start = self.start(int(block.times[0]))
+        if rows == 1:
+            return [(start, block)]
         parts: list[tuple[int, Block]] = []
         low = 0
         while True:

@@ -92,9 +92,10 @@ def load_frame(folder: Path, seen: Picture) -> pl.DataFrame:
     return frame[low:high] if high - low < frame.height else frame
 
 
-def load_block(folder: Path, seen: Picture) -> Block:
+def load_block(folder: Path, seen: Picture, decoded: Decoded | None = None) -> Block:
     """The candles of a picture, as arrays."""
-    sealed = [from_frame(file) for p in seen.partitions if (file := read_partition(folder, p)) is not None]
+    files = [read_partition(folder, p, decoded=decoded) for p in seen.partitions]
+    sealed = [from_frame(file) for file in files if file is not None]
     whole = overlay(sealed + [_block(seen.row.series, s.staged) for s in seen.staged])
     return whole if seen.span is None else whole.between(seen.span.since, seen.span.until)
 
@@ -116,7 +117,27 @@ def load_times(folder: Path, seen: Picture) -> NDArray[np.int64]:
     return times
 
 
-def read_partition(folder: Path, partition: PartitionRow, *, times_only: bool = False) -> pl.DataFrame | None:
+class Decoded:
+    """The newest few files that were decoded, by digest: pages that overlap sealed candles mostly overlap the same file."""
+
+    def __init__(self, most: int = 2) -> None:
+        self._most = most
+        self._frames: dict[str, pl.DataFrame] = {}
+
+    def get(self, digest: str, data: bytes) -> pl.DataFrame:
+        """The candles of the file with these bytes."""
+        frame = self._frames.pop(digest, None)
+        if frame is None:
+            frame = from_parquet(data)
+        self._frames[digest] = frame
+        if len(self._frames) > self._most:
+            del self._frames[next(iter(self._frames))]
+        return frame
+
+
+def read_partition(
+    folder: Path, partition: PartitionRow, *, times_only: bool = False, decoded: Decoded | None = None
+) -> pl.DataFrame | None:
     """A partition's file, None if none was sealed yet; raises Stale if it is not one that the catalogue knows."""
     data = _read_bytes(folder, partition)
     found = "missing" if data is None else hashlib.sha256(data).hexdigest()
@@ -127,6 +148,8 @@ def read_partition(folder: Path, partition: PartitionRow, *, times_only: bool = 
         if partition.sha256 is None:
             return None
         raise Stale(partition, found)
+    if decoded is not None:
+        return decoded.get(found, data)
     return from_parquet(data, times_only=times_only)
 
 

@@ -13,7 +13,7 @@ from chandlery.candle import Rejected, SeriesId
 from chandlery.ledger import Ledger, settled_until, with_answer
 from chandlery.stores.base import Ask, Entry, Page, Revision, Written
 from chandlery.stores.embedded_blob import Block, empty, overlay, pack, unpack
-from chandlery.stores.embedded_read import Stale, corrupt, load_block, picture
+from chandlery.stores.embedded_read import Decoded, Stale, corrupt, load_block, picture
 from chandlery.stores.embedded_rows import (
     SeriesRow,
     add_series,
@@ -53,12 +53,19 @@ class Transaction:
     """
 
     def __init__(
-        self, db: apsw.Connection, folder: Path, known: dict[SeriesId, SeriesRow], *, alone: bool
+        self,
+        db: apsw.Connection,
+        folder: Path,
+        known: dict[SeriesId, SeriesRow],
+        decoded: Decoded,
+        *,
+        alone: bool,
     ) -> None:
         self._db = db
         self._folder = folder
         self._known = known
         self._alone = alone
+        self._decoded = decoded
         self._before: dict[SeriesId, Ledger] = {}
         self._staged: list[tuple[object, ...]] = []
         self._journal: list[tuple[object, ...]] = []
@@ -204,7 +211,7 @@ class Transaction:
     def _stored(self, row: SeriesRow, span: TimeRange) -> Block:
         self.write_rows()
         try:
-            return load_block(self._folder, picture(self._db, row, span))
+            return load_block(self._folder, picture(self._db, row, span), self._decoded)
         except Stale as stale:
             raise corrupt(self._folder, row.series, stale) from None
 
