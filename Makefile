@@ -6,7 +6,8 @@ PYTHON ?=
 ARGS ?=
 WORKERS ?= 2
 export PYTHON
-unexport PYTHONHOME PYTHONPATH VIRTUAL_ENV
+# Without bytecode each start of a program costs four seconds of compiling ccxt.
+unexport PYTHONDONTWRITEBYTECODE PYTHONHOME PYTHONPATH VIRTUAL_ENV
 
 BIN := .venv/bin
 PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal

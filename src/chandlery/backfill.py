@@ -206,33 +206,38 @@ class Backfill:
 
     async def _fill(self, job: _Job, now: int, door: Door) -> None:
         """Do one job; whatever goes wrong with it stays with it."""
-        report = job.report
-        try:
-            with ExitStack() as held:
-                await self._lock(job.series, held)
-                if self.repair:
-                    await asyncio.to_thread(self._forget_damage, job)
-                await door.put(Ask(job.series, job.span, now, self.settle))
-                job.left = self._left(job, now, self._ledger(job.series))
-                frame = job.series.frame
-                self.progress.started(job.series, sum(frame.count(r.since, r.until) for r in job.left))
-                await self._walk_all(job, now, door)
-        except DataPipelineError as error:
-            report.error = error
-        except Exception as error:  # one broken series must not end the others
-            log.exception("%s failed", job.series)
-            report.error = DataPipelineError(
-                f"{job.series} failed: {type(error).__name__}: {error}",
-                hint="please report this with its traceback",
-            )
-        try:
-            account = await asyncio.to_thread(
-                self.store.account, job.series, RangeSet([job.span]), gaps=False
-            )
-            report.counts = account.counts
-        except DataPipelineError as error:
-            report.error = report.error or error
-        self.progress.finished(report)
+        for step in (lambda: self._fetch(job, now, door), lambda: self._account(job)):
+            try:
+                await step()
+            except DataPipelineError as error:
+                job.report.error = job.report.error or error
+            except Exception as error:  # one broken series must not end the others
+                log.exception("%s failed", job.series)
+                job.report.error = job.report.error or DataPipelineError(
+                    f"{job.series} failed: {type(error).__name__}: {error}",
+                    hint="please report this with its traceback",
+                )
+        self.progress.finished(job.report)
+
+    async def _fetch(self, job: _Job, now: int, door: Door) -> None:
+        """Ask for what is left of the job's span, as the one writer of its series."""
+        with ExitStack() as held:
+            await self._lock(job.series, held)
+            if self.repair:
+                await asyncio.to_thread(self._forget_damage, job)
+            await door.put(Ask(job.series, job.span, now, self.settle))
+            job.left = self._left(job, now, self._ledger(job.series))
+            frame = job.series.frame
+            self.progress.started(job.series, sum(frame.count(r.since, r.until) for r in job.left))
+            await self._walk_all(job, now, door)
+
+    async def _account(self, job: _Job) -> None:
+        """Count every slot of the job's span from what is stored now."""
+        if self.store.knows(job.series):
+            wanted = RangeSet([job.span])
+            job.report.counts = (
+                await asyncio.to_thread(self.store.account, job.series, wanted, gaps=False)
+            ).counts
 
     async def _lock(self, series: SeriesId, held: ExitStack) -> None:
         if self.wait_lock:

@@ -11,6 +11,7 @@ import typer
 
 from chandlery.cli import options as opt
 from chandlery.cli.interrupt import run_until_interrupted
+from chandlery.cli.memory import keep_small
 from chandlery.cli.output import Exit, Output
 from chandlery.cli.progress import RunProgress
 from chandlery.cli.runreport import (
@@ -231,6 +232,7 @@ def backfill(
     """A back-fill as the settings want it."""
     from chandlery.backfill import Backfill
 
+    keep_small()
     return Backfill(
         source,
         store,
