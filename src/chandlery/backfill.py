@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Literal
 
 from chandlery.candle import CandlePage, SeriesId
@@ -206,7 +207,7 @@ class Backfill:
 
     async def _fill(self, job: _Job, now: int, door: Door) -> None:
         """Do one job; whatever goes wrong with it stays with it."""
-        for step in (lambda: self._fetch(job, now, door), lambda: self._account(job)):
+        for step in (partial(self._fetch, job, now, door), partial(self._account, job)):
             try:
                 await step()
             except DataPipelineError as error:
