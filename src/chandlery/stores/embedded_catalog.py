@@ -16,6 +16,7 @@ from urllib.parse import quote
 import apsw
 
 from chandlery.errors import DataPipelineError, NoSuchStore, StoreCorrupt, StoreFull, StoreUnreadable
+from chandlery.stores.embedded_files import make_store_folder
 
 FILE_NAME = "catalogue.sqlite"
 LOCKS = "locks"
@@ -124,8 +125,7 @@ class Catalogue:
         self._usable()
         with self.errors():
             if not (self.folder / LOCKS).is_dir():
-                self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-                (self.folder / LOCKS).mkdir(mode=0o700, exist_ok=True)
+                make_store_folder(self.folder, LOCKS)
 
     def writer(self) -> apsw.Connection:
         """The connection that writes; makes the catalogue if there is none. Callers take turns."""
@@ -228,13 +228,28 @@ class Catalogue:
         try:
             return self._checked(apsw.Connection(str(self.path), flags=apsw.SQLITE_OPEN_READONLY)), True
         except (apsw.CantOpenError, apsw.ReadOnlyError, apsw.IOError):
-            if os.access(self.folder, os.W_OK) or not os.access(self.path, os.R_OK):
+            if not os.access(self.path, os.R_OK):
                 raise
+            if os.access(self.folder, os.W_OK):
+                if not self._roll_back():
+                    raise
+                return self._checked(apsw.Connection(str(self.path), flags=apsw.SQLITE_OPEN_READONLY)), True
         # Without the right to make the shared-memory file SQLite cannot read a catalogue in WAL mode as usual.
         wal = Path(f"{self.path}-wal")
         if not wal.exists() or not wal.stat().st_size:
             return self._checked(_frozen(self.path)), False
         return self._read_copy(wal), False
+
+    def _roll_back(self) -> bool:
+        """Undo a making of the catalogue that broke off and left its journal; a connection that only reads cannot."""
+        if not Path(f"{self.path}-journal").exists():
+            return False
+        connection = apsw.Connection(str(self.path), flags=apsw.SQLITE_OPEN_READWRITE)
+        try:
+            self._checked(connection)
+        finally:
+            connection.close()
+        return True
 
     def _read_copy(self, wal: Path) -> apsw.Connection:
         """The catalogue and its log, copied into memory's reach: a folder that is gone once the connection is."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from chandlery.stores.embedded_blob import unpack
+from chandlery.stores.embedded_files import sync_folder
 from chandlery.stores.embedded_read import Stale, load_times, picture, read_partition
 from chandlery.stores.embedded_rows import (
     SeriesRow,
@@ -86,3 +87,4 @@ def _rename(file: Path) -> None:
     while (aside := file.with_name(f"{file.name}.damaged{number or ''}")).exists():
         number += 1
     os.replace(file, aside)  # noqa: PTH105
+    sync_folder(file.parent)

@@ -16,12 +16,15 @@ from chandlery.errors import StoreUnreadable
 from chandlery.failpoints import failpoint
 from chandlery.ledger import Ledger
 from chandlery.stores.embedded_blob import Block, to_parquet
+from chandlery.stores.embedded_files import sync_folder, write_durably
 from chandlery.stores.embedded_partitions import Partitioning, file_metadata
 from chandlery.stores.embedded_read import Picture, Stale, corrupt, load_block
 from chandlery.stores.embedded_rows import SeriesRow, partitions, staged
 from chandlery.timerange import RangeSet
 
 if TYPE_CHECKING:
+    import apsw
+
     from chandlery.stores.embedded_catalog import Catalogue
 
 _SPARE_PAGES = 512  # of the catalogue that may stay empty after a seal: 2 MB
@@ -54,8 +57,10 @@ def seal_partition(catalogue: Catalogue, row: SeriesRow, part: int) -> bool:
         data = to_parquet(block, file_metadata(row.series))
         digest = hashlib.sha256(data).hexdigest()
         path = f"{row.path}/{row.parts.file_name(part)}"
-        place = _make_folders(folder, path)
-        temporary = _write_temporary(place, Path(path).name, data)
+        # What is in the catalogue as sealed lies in folders whose names were made durable.
+        place = _make_folders(folder, path, durable=_has_files(db, row.id))
+        temporary = place / f".{Path(path).name}.tmp"
+        write_durably(temporary, data)
     failpoint("seal.written")
     with catalogue.transaction():
         db.execute(
@@ -67,7 +72,7 @@ def seal_partition(catalogue: Catalogue, row: SeriesRow, part: int) -> bool:
     with catalogue.errors():
         os.replace(temporary, folder / path)  # noqa: PTH105
         failpoint("seal.renamed")
-        _sync_folder(place)
+        sync_folder(place)
     with catalogue.transaction():
         _commit(catalogue, row, part, digest, block, waiting[-1].id)
         failpoint("seal.commit")
@@ -112,7 +117,10 @@ def empty_trash(catalogue: Catalogue) -> None:
 
 def _delete(folder: Path, path: str) -> None:
     file = folder / path
+    if not file.parent.is_dir():
+        return
     file.unlink(missing_ok=True)
+    sync_folder(file.parent)  # before the catalogue forgets it: a file that came back would be nobody's
     for place in file.parents:
         if place == folder:
             return
@@ -123,14 +131,23 @@ def _delete(folder: Path, path: str) -> None:
             return  # not empty, or gone
 
 
-def _make_folders(folder: Path, path: str) -> Path:
-    """Make the folders of `path` below the store, durably, and make sure that no link leads out of it."""
+def _has_files(db: apsw.Connection, number: int) -> bool:
+    query = "SELECT 1 FROM partitions WHERE series = ? AND sha256 IS NOT NULL LIMIT 1"
+    return db.execute(query, (number,)).get is not None
+
+
+def _make_folders(folder: Path, path: str, *, durable: bool) -> Path:
+    """Make the folders of `path` below the store, and make sure that no link leads out of it.
+
+    Unless they are known to be durable, their names are synced even where they are there already: they may be what a
+    process left that was killed in between, or what another one is making just now.
+    """
     place = folder
     for name in path.split("/")[:-1]:
         parent, place = place, place / name
-        if not place.is_dir():
+        if not durable or not place.is_dir():
             place.mkdir(mode=0o700, exist_ok=True)
-            _sync_folder(parent)
+            sync_folder(parent)
         if place.is_symlink():
             raise StoreUnreadable(
                 f"{place} is a link out of the store", hint="put a real folder in its place"
@@ -143,27 +160,3 @@ def _remove_temporaries(place: Path) -> None:
     """Remove what a sealer left that died; the series' lock says that none is at work."""
     for left in place.glob(".*.tmp"):
         left.unlink(missing_ok=True)
-
-
-def _write_temporary(place: Path, name: str, data: bytes) -> Path:
-    temporary = place / f".{name}.tmp"
-    descriptor = os.open(
-        temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644
-    )
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    return temporary
-
-
-def _sync_folder(place: Path) -> None:
-    descriptor = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
