@@ -41,7 +41,7 @@ log = logging.getLogger("chandlery.backfill")
 #: What a new series takes when nobody says since when.
 DEFAULT_HISTORY = 30 * DAY
 #: Walks under way at once over all series: enough to hide the latency of any exchange, few enough to stay polite.
-WALKS = 12
+WALKS = 8
 #: Slots that one walk should have at least before a range is split: splitting costs an overlap candle each time.
 SLOTS_A_WALK = 20_000
 

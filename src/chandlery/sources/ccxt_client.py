@@ -50,7 +50,9 @@ class Call:
     parsed: bool = False  # the rows are parsed already: [open time, open, high, low, close, volume]
 
 
-_call: ContextVar[Call | None] = ContextVar("chandlery_ccxt_call", default=None)
+# A list of one, emptied when the call ends: connections and timers keep copies of the context, and with it would
+# keep the rows of every page for minutes.
+_call: ContextVar[list[Call]] = ContextVar("chandlery_ccxt_call")
 _cost: ContextVar[float] = ContextVar("chandlery_ccxt_cost", default=1.0)
 
 
@@ -93,6 +95,12 @@ def _redirected(tree: Any, base: str, hostname: str) -> Any:
     return tree
 
 
+def _current_call() -> Call | None:
+    """The call that this task is making, None outside of one."""
+    current = _call.get(None)
+    return current[0] if current else None
+
+
 class _StrictMixin:
     """What makes a ccxt class strict; it stands before the class in the bases of the one made at run time."""
 
@@ -127,7 +135,7 @@ class _StrictMixin:
         tail: Any = False,
     ) -> Any:
         """Keep the rows as they came; neither sort nor filter them, so that an ignored `since` shows."""
-        call = _call.get()
+        call = _current_call()
         ours = getattr(super(), "parse_ohlcvs")  # noqa: B009 - mypy does not know the base
         if call is None:
             return ours(ohlcvs, market, timeframe, since, limit, tail)
@@ -203,7 +211,8 @@ class Client:
     async def call(self, name: str, *args: Any, **kwargs: Any) -> tuple[Any, Call]:
         """Call a ccxt method by name; raises ExchangeError. Returns its value and what the call saw."""
         call = Call()
-        token = _call.set(call)
+        current = [call]
+        token = _call.set(current)
         try:
             return await getattr(self.ccxt, name)(*args, **kwargs), call
         except ExchangeError:
@@ -215,6 +224,7 @@ class Client:
             raise self._error(ccxt.BadResponse(f"{type(error).__name__}: {error}"), call.reply) from error
         finally:
             _call.reset(token)
+            current.clear()
 
     async def load_markets(self, *, types: Sequence[str] | None = None) -> Mapping[str, Mapping[str, Any]]:
         """All markets as ccxt has them, by symbol. `types` narrows what binance is asked for (spot, linear, inverse)."""
@@ -258,7 +268,7 @@ class Client:
         host = self.pacer.host(urlsplit(url).netloc)
         cost, weight = _cost.get(), self._weight(url)
         sent = exchange.prepare_request_headers(headers)
-        call = _call.get()
+        call = _current_call()
         async with host.turn(cost, weight):
             self.traffic.requests += 1
             self.traffic.weight += weight
