@@ -198,11 +198,16 @@ def log(tmp_path_factory: pytest.TempPathFactory) -> list[Operation]:
 
 
 def places(log: list[Operation], count: int, dice: random.Random) -> list[int]:
-    """Where to cut: half of them spread evenly over the log, half just before and after an operation that orders others."""
+    """Where to cut: half spread evenly, a quarter beside operations that order others, a quarter in the store's making."""
     ends = ("sync", "sync_folder", "rename", "unlink", "rmdir", "mkdir", "done")
     sharp = [at + after for at, operation in enumerate(log) if operation.kind in ends for after in (0, 1)]
+    made = next(at for at, operation in enumerate(log) if operation.kind == "done")
     chosen: list[int] = []
-    for among, share in ((range(len(log) + 1), count // 2), (sharp, count - count // 2)):
+    for among, share in (
+        (range(len(log) + 1), count - 2 * (count // 4)),
+        (sharp, count // 4),
+        (range(made), count // 4),
+    ):
         chosen += [among[int((n + dice.random()) * len(among) / share)] for n in range(share)]
     return sorted(chosen)
 

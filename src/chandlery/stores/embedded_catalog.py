@@ -146,7 +146,8 @@ class Catalogue:
             # synchronous=FULL: a commit is on the disk when it returns.
             for pragma in ("synchronous=FULL", "journal_size_limit=8388608", "cache_size=-8000"):
                 connection.execute(f"PRAGMA {pragma}").get  # noqa: B018
-        except BaseException:
+        except BaseException as error:
+            _note_cause(error, connection)
             connection.close()
             raise
         return connection
@@ -182,7 +183,8 @@ class Catalogue:
             try:
                 yield connection
                 connection.execute("COMMIT")
-            except BaseException:
+            except BaseException as error:
+                _note_cause(error, connection)
                 if connection.in_transaction:
                     connection.execute("ROLLBACK")
                 raise
@@ -211,7 +213,8 @@ class Catalogue:
             try:
                 connection.execute("BEGIN")
                 yield connection
-            except BaseException:
+            except BaseException as error:
+                _note_cause(error, connection)
                 reusable = False
                 raise
             finally:
@@ -277,7 +280,8 @@ class Catalogue:
         try:
             connection.setbusytimeout(_BUSY_MS)
             _version(connection, self.folder)
-        except BaseException:
+        except BaseException as error:
+            _note_cause(error, connection)
             connection.close()
             raise
         return connection
@@ -290,9 +294,9 @@ class Catalogue:
         try:
             yield
         except (apsw.Error, OSError) as error:
-            writer = self._writer
-            number = writer.system_errno if writer is not None and isinstance(error, apsw.Error) else 0
-            raise translated(error, self.folder, number) from error
+            if self._writer is not None and not hasattr(error, "errno"):
+                _note_cause(error, self._writer)
+            raise translated(error, self.folder) from error
 
     def close(self) -> None:
         """Close every connection that is not in use; those in use close when they are given back."""
@@ -342,10 +346,15 @@ def _stamp(path: Path) -> tuple[int, int]:
     return found.st_mtime_ns, found.st_size
 
 
-def translated(error: BaseException, folder: Path, number: int = 0) -> DataPipelineError:
+def _note_cause(error: BaseException, connection: apsw.Connection) -> None:
+    """Keep the system's error number beside SQLite's error, as OSError has it, while the connection still knows it."""
+    if isinstance(error, apsw.Error):
+        error.errno = connection.system_errno  # type: ignore[attr-defined]
+
+
+def translated(error: apsw.Error | OSError, folder: Path) -> DataPipelineError:
     """An error of SQLite or of the file system, about the store in `folder`, as one of ours."""
-    if isinstance(error, OSError):
-        number = error.errno or 0
+    number = getattr(error, "errno", None) or 0
     full = isinstance(error, apsw.FullError) or (
         isinstance(error, OSError | apsw.IOError) and number in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
     )
