@@ -1,7 +1,7 @@
 """A power cut at any instant: the store opens with no manual step, has everything that it acknowledged, and goes on.
 
-A run of the store is recorded, every operation on its disk in order (disk.py). At a thousand places of the log the power
-is cut: what the disk may then hold is laid out in a folder, and a fresh store is opened on it.
+A run of the store is recorded, every operation on its disk in order (recorder.py). At a thousand places of the log the power
+is cut: what the disk may then hold (disk.py) is laid out in a folder, and a fresh store is opened on it.
 """
 
 from __future__ import annotations
@@ -30,9 +30,11 @@ from chandlery.testing.store_scenes import OTHER, SERIES, START, ask, hours, pag
 from chandlery.timeframe import HOUR
 from chandlery.verify import verify_series
 
-from .disk import Disk, Operation, Recorder, lay_out
+from .disk import Disk, Operation, lay_out
+from .recorder import Recorder
 
 CUTS = 1000
+CUTS_AGAIN = 200
 PARTS = 4  # so that several workers share them
 CONTROL_CUTS = 100
 PLACE = "data/candles"
@@ -64,16 +66,16 @@ def steps() -> list[Step]:
         _write(page(LAST - 102, LAST - 98)),  # resolves the quarantined row
         _seal_everything,
         _remove_other,
-        _write(ask(0, 60, series=OTHER), page(0, 20, series=OTHER, seed=3)),
+        _write(ask(0, 60, series=OTHER), page(0, 10, series=OTHER, seed=3)),
+        *(_write(page(n, n + 1, series=OTHER)) for n in range(10, 20)),
         _seal_everything,
         _reopen,
         _damage,
         _forget,
         _write(page(FIRST, NEW_YEAR, repair=True)),
         _seal_everything,
-        *(_write(page(n, n + 1, series=OTHER)) for n in range(20, 24)),
         _reopen,
-        _write(page(24, 60, series=OTHER)),
+        _write(page(20, 60, series=OTHER)),
     ]
 
 
@@ -252,6 +254,27 @@ def check_ledgers(store: Store) -> None:
         assert not verdict.problems
 
 
+def check_cut(disk: Disk, dice: random.Random, truth: Truth, root: Path) -> Exception | None:
+    """Cut the power where the disk is now; returns what was wrong with what it left."""
+    root.mkdir()
+    try:
+        leave(disk.left(dice), dice, root)
+        check_left(root, disk.done, truth)
+    except Exception as error:  # noqa: BLE001 - the caller says where it was, and the control wants it
+        return error
+    finally:
+        shutil.rmtree(root)
+    return None
+
+
+def leave(files: dict[str, bytes], dice: random.Random, root: Path) -> None:
+    """Lay out what a power cut left, with what may lie beside it."""
+    lay_out(files, root)
+    shared = root / PLACE / "catalogue.sqlite-shm"
+    if shared.with_name("catalogue.sqlite").exists() and dice.random() < 0.3:
+        shared.write_bytes(dice.randbytes(32768))  # shared memory that the system happened to write out
+
+
 def cut(
     log: list[Operation], at: Iterable[int], dice: random.Random, truth: Truth, place: Path
 ) -> Iterator[tuple[str, Exception]]:
@@ -259,19 +282,11 @@ def cut(
     disk = Disk(log)
     for number, where in enumerate(at):
         disk.advance(where)
-        root = place / str(number)
-        root.mkdir()
-        lay_out(disk.left(dice), root)
-        shared = root / PLACE / "catalogue.sqlite-shm"
-        if shared.with_name("catalogue.sqlite").exists() and dice.random() < 0.3:
-            shared.write_bytes(dice.randbytes(32768))  # shared memory that the system happened to write out
-        try:
-            check_left(root, disk.done, truth)
-        except Exception as error:  # noqa: BLE001 - the control counts them
+        error = check_cut(disk, dice, truth, place / str(number))
+        if error is not None:
             following = log[where] if where < len(log) else None
             told = f"{following.kind} {following.path}" if following else "the end"
             yield f"after {disk.done} steps, {where} operations, before {told}", error
-        shutil.rmtree(root)
 
 
 @pytest.fixture
@@ -311,6 +326,36 @@ def _unsynchronized() -> AbstractContextManager[object]:
         return connection
 
     return mock.patch.object(Catalogue, "_open_writer", loosened)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_power_cut_during_recovery(
+    log: list[Operation], truth: Truth, place: Path, seed: int, proven_count: Callable[[int], int]
+) -> None:
+    """When the power fails again while the store is opened after a cut, or at its next steps, nothing is lost either."""
+    dice = random.Random(f"{seed} again")
+    first, plan = Disk(log), steps()
+    for number, where in enumerate(places(log, proven_count(CUTS_AGAIN), dice)):
+        first.advance(where)
+        root = place / f"{number} first"
+        root.mkdir()
+        files = first.left(dice)
+        leave(files, dice, root)
+        recorder = Recorder(root)
+        with recorder.recording():
+            store = open_store(root / PLACE)
+            kept_in(store)
+            for done, step in enumerate(plan[first.done : first.done + 2], first.done + 1):
+                store = step(store) or store
+                recorder.done(done)
+        store.close()
+        shutil.rmtree(root)
+        again = Disk(recorder.log, files, done=first.done)
+        again.advance(dice.randrange(len(recorder.log) + 1))
+        error = check_cut(again, dice, truth, place / f"{number} again")
+        if error is not None:
+            raise AssertionError(f"seed {seed}: cut at {where}, again after {again.at} more") from error
 
 
 @pytest.mark.parametrize("without", ["synchronous=FULL", "fsync of files", "fsync of folders"])
