@@ -145,3 +145,27 @@ def test_live_candles_are_gathered(store: EmbeddedStore) -> None:
         assert db.execute("SELECT count(*) FROM staged").get < 300
     assert len(store.ledger(SERIES).answered) == 1
     assert bits(store.candles(SERIES)) == bits(candles(list(range(1000))))
+
+
+def test_trash_of_a_series_that_came_back(store: EmbeddedStore) -> None:
+    """What a killed remove left is deleted by whoever writes next, but not the new file that another is about to seal."""
+    store.write([ask(0, 100), page(0, 100)])
+    store.seal(everything=True)
+    (file,) = store.folder.rglob("*.parquet")
+    data = file.read_bytes()
+    store.remove(SERIES)
+    store.write([page(0, 5)])
+    file.parent.mkdir(parents=True)  # as if the remover had died before it deleted anything
+    file.write_bytes(data)
+    catalogue = apsw.Connection(str(store.folder / "catalogue.sqlite"))
+    catalogue.execute("INSERT INTO trash VALUES (?)", (str(file.relative_to(store.folder)),))
+    catalogue.close()
+    being_sealed = file.with_name(".2024.parquet.tmp")
+    being_sealed.touch()
+    assert file.exists()
+    with open_store(store.url) as other:
+        other.write([page(0, 5, series=OTHER)])
+    assert not file.exists()
+    assert being_sealed.exists()
+    assert store.seal(SERIES, everything=True) == 1
+    assert bits(store.candles(SERIES)) == bits(candles(list(range(5))))

@@ -111,18 +111,21 @@ def empty_trash(catalogue: Catalogue) -> None:
         for (path,) in list(db.execute("SELECT path FROM trash")):
             # The writing transaction keeps out a sealer that would give the name a new file.
             if db.execute("SELECT 1 FROM partitions WHERE path = ?", (path,)).get is None:
-                _delete(catalogue.folder, path)
+                place = path.rpartition("/")[0]
+                back = db.execute("SELECT 1 FROM series WHERE path = ? AND kept", (place,)).get
+                _delete(catalogue.folder, path, folders=back is None)
         db.execute("DELETE FROM trash")
 
 
-def _delete(folder: Path, path: str) -> None:
+def _delete(folder: Path, path: str, *, folders: bool) -> None:
+    """Delete a file and, unless its series came back and may be writing there, the folders that it leaves empty."""
     file = folder / path
     if not file.parent.is_dir():
         return
     file.unlink(missing_ok=True)
     sync_folder(file.parent)  # before the catalogue forgets it: a file that came back would be nobody's
     for place in file.parents:
-        if place == folder:
+        if place == folder or not folders:
             return
         try:
             _remove_temporaries(place)
