@@ -166,10 +166,10 @@ def test_no_declared_limit_is_not_paced(opened: Callable[..., Any], walk: Any, c
 
 def test_window_counts_what_others_used() -> None:
     """What the exchange reports counts, so that several processes behind one address share the window."""
-    window = Window(limit=100, length_ms=MINUTE)
+    window = Window(limit=100, length_ms=MINUTE, offset=0)
     assert window.wait_ms(30_000, 2) == 0
-    window.spend(30_000, 2)
-    window.report(30_000, 99)
+    window.spend(30_000, 2, 1)
+    window.report(30_000, 99, 1, 2)
     assert window.wait_ms(31_000, 2) == 29_000
     assert window.wait_ms(60_000, 2) == 0
     # A request dearer than the whole share still goes, alone in its window.

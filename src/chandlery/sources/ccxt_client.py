@@ -253,6 +253,7 @@ class Client:
     async def close(self) -> None:
         """Close the connections; twice is fine."""
         self._closed = True
+        self.pacer.close()
         session, self._session = self._session, None
         if session is not None:
             await session.close()
@@ -269,14 +270,14 @@ class Client:
         cost, weight = _cost.get(), self._weight(url)
         sent = exchange.prepare_request_headers(headers)
         call = _current_call()
-        async with host.turn(cost, weight):
+        async with host.turn(cost, weight) as sent_as:
             self.traffic.requests += 1
             self.traffic.weight += weight
             reply = Reply(url=url)
             if call is not None:
                 call.reply = reply
             text = await self._exchange_bytes(reply, url, method, sent, body)
-            host.report(reply.headers)
+            host.report(reply.headers, sent_as)
             if reply.status in (418, 429) or (reply.status == 503 and "retry-after" in reply.headers):
                 error = to_error(
                     ccxt.DDoSProtection(""), reply, exchange=self.id, now=self.pacer.clock.now_ms()
@@ -302,6 +303,8 @@ class Client:
             return text  # the time, as a few exchanges send it
         if not isinstance(decoded, dict | list):
             raise ccxt.BadResponse(f"{self.id}: an answer that is not JSON")
+        if isinstance(decoded, dict) and "serverTime" in decoded:
+            self.pacer.host(urlsplit(url).netloc).exchange_says(decoded["serverTime"])
         if isinstance(decoded, dict) and "rateLimits" in decoded:
             self.pacer.host(urlsplit(url).netloc).declare(decoded["rateLimits"])
         return decoded

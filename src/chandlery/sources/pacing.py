@@ -1,13 +1,15 @@
 """A host's budget: what the exchange itself declares, spent up to a share, and never a request during a ban.
 
 Binance declares weights per fixed window (`rateLimits` of exchangeInfo) and reports what was used in each answer; a
-limit of 0, or none, means no pacing. Other exchanges are paced by ccxt's `rateLimit` and cost as a token bucket.
+limit of 0, or none, means no pacing. What is used is remembered beside the bans, so that the next process spends what
+is left. Other exchanges are paced by ccxt's `rateLimit` and cost as a token bucket.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -24,17 +26,30 @@ if TYPE_CHECKING:
 log = logging.getLogger("chandlery.sources.pacing")
 
 IN_FLIGHT = 8
+#: How often what is used of a budget is written down for other processes.
+_KEEP_SECONDS = 0.25
+_CLOCKS_AGREE_MS = 2_000
 _UNITS = {"SECOND": 1_000, "MINUTE": 60_000, "HOUR": 3_600_000, "DAY": 86_400_000}
 
 
 @dataclass(slots=True)
 class Window:
-    """Weight per fixed window, counted by the exchange, and here between its reports."""
+    """Weight per fixed window, as the exchange counts it, and here between its reports.
+
+    `until` is a moment of the local clock at which the exchange's window is surely over: its end, where the exchange's
+    clock is known (`offset`), else one length after the first report in it. Times are epoch ms of the local clock;
+    `sent` and `tick` number what happened in its order, so that an answer that was overtaken on its way is known.
+    """
 
     limit: float
     length_ms: int
-    number: int = -1
     used: float = 0.0
+    until: int = 0
+    offset: int | None = None  # ms from the local clock to the exchange's, a little less rather than more
+    reported: float = 0.0
+    _seen: int = 0  # the tick of the latest report
+    _sent: int = 0  # the latest request
+    _after: int = 0  # reports on requests up to this one may be about the window before
 
     def wait_ms(self, now: int, cost: float) -> int:
         """Milliseconds until `cost` may be spent."""
@@ -42,22 +57,44 @@ class Window:
         # One request must always be possible, however small the share.
         if self.used == 0 or self.used + cost <= self.limit:
             return 0
-        return (self.number + 1) * self.length_ms - now
+        return self.until - now
 
-    def spend(self, now: int, cost: float) -> None:
+    def spend(self, now: int, cost: float, sent: int) -> None:
         """Count a request that is about to be sent."""
         self._turn(now)
+        self.until = self.until or self._end(now)
         self.used += cost
+        self._sent = sent
 
-    def report(self, now: int, used: float) -> None:
+    def report(self, now: int, used: float, sent: int, tick: int) -> None:
         """Take what the exchange says was used. It counts all that this address sends; trust the higher number."""
         self._turn(now)
-        self.used = max(self.used, used)
+        if sent <= self._after:
+            return
+        if used < self.reported and sent > self._seen:
+            # A later request, and a lower count: the exchange's window has turned.
+            self.used = self.reported = 0.0
+            self._after = sent - 1
+        if not self.reported:
+            self.until = self._end(now)
+        self.used, self.reported = max(self.used, used), max(self.reported, used)
+        self._seen = tick
+
+    def set_offset(self, now: int, offset: int) -> None:
+        """The exchange's clock is known better now."""
+        self.offset = offset
+        if self.until > now:
+            self.until = min(self.until, self._end(now))
+
+    def _end(self, now: int) -> int:
+        if self.offset is None:
+            return now + self.length_ms
+        return ((now + self.offset) // self.length_ms + 1) * self.length_ms - self.offset
 
     def _turn(self, now: int) -> None:
-        number = now // self.length_ms
-        if number != self.number:
-            self.number, self.used = number, 0.0
+        if self.until and now >= self.until:
+            self.used = self.reported = 0.0
+            self.until, self._after = 0, self._sent
 
 
 @dataclass(slots=True)
@@ -101,10 +138,15 @@ class Host:
         self._room = asyncio.Semaphore(in_flight)
         self._first = asyncio.Lock()
         self._cautious = False  # a ban has just ended: one request goes ahead alone
+        self._tick = 0
+        self._said: tuple[Mapping[str, str], int] = {}, 0
+        self._offset: int | None = None
+        self._kept_at = -math.inf
+        self._recall()
 
     @asynccontextmanager
-    async def turn(self, cost: float, weight: float) -> AsyncIterator[None]:
-        """Wait until a request of that cost may be sent; it is under way while the block runs.
+    async def turn(self, cost: float, weight: float) -> AsyncIterator[int]:
+        """Wait until a request of that cost may be sent; it is under way while the block runs. Gives its number.
 
         Raises RateLimited (with `until`) where the wait would be longer than `max_wait_seconds`.
         """
@@ -112,13 +154,11 @@ class Host:
             while True:
                 await self._wait(weight)
                 if not self._goes_alone():
-                    self._spend(cost, weight)
-                    yield
+                    yield self._spend(cost, weight)
                     return
                 async with self._first:
-                    if self._goes_alone() and self._wait_ms(weight) <= 0:
-                        self._spend(cost, weight)
-                        yield
+                    if self._goes_alone() and self.wait_ms(weight) <= 0:
+                        yield self._spend(cost, weight)
                         self._cautious = self.bans.until() > self.clock.now_ms()
                         return
 
@@ -139,17 +179,73 @@ class Host:
             found = _declared(item, self.share)
             if found is not None:
                 name, window = found
-                windows[name] = self.windows.get(name, window)
-                windows[name].limit = window.limit
+                old = self.windows.get(name)
+                windows[name] = old if old is not None and old.length_ms == window.length_ms else window
+                windows[name].limit, windows[name].offset = window.limit, self._offset
         self.windows = windows
+        # The answer that declares the limits has counted already.
+        self._take_report()
 
-    def report(self, headers: Mapping[str, str]) -> None:
-        """Take what was used so far from an answer's headers (lower case), such as x-mbx-used-weight-1m."""
+    def report(self, headers: Mapping[str, str], sent: int) -> None:
+        """Take what was used so far from an answer's headers (lower case), such as x-mbx-used-weight-1m; `sent` is
+        the number of the request.
+        """
+        self._said = headers, sent
+        self._take_report()
+
+    def exchange_says(self, time: object) -> None:
+        """Take the exchange's time (epoch ms) from an answer that has just come, to know when its windows turn."""
+        if isinstance(time, bool) or not isinstance(time, int):
+            return
         now = self.clock.now_ms()
+        # An answer takes its time, so the greatest difference is the nearest to the truth.
+        offset = time - now if self._offset is None else max(self._offset, time - now)
+        # Clocks further apart than this tell nothing sure, such as an exchange whose time runs faster.
+        if abs(offset) <= _CLOCKS_AGREE_MS:
+            self._offset = offset
+            for window in self.windows.values():
+                window.set_offset(now, offset)
+
+    def keep(self) -> None:
+        """Remember for the next process what is used of the budget."""
+        now = self.clock.now_ms()
+        self._kept_at = self.clock.monotonic()
+        self.bans.keep_budget(
+            {
+                name: {
+                    "limit": round(window.limit / self.share, 3),
+                    "interval_ms": window.length_ms,
+                    "used": window.used,
+                    "at": now,
+                    "until": window.until,
+                }
+                for name, window in self.windows.items()
+            },
+            now,
+        )
+
+    def _recall(self) -> None:
+        """Take what an earlier process has left, as far as its windows are not over."""
+        now = self.clock.now_ms()
+        for name, kept in self.bans.budget().items():
+            limit, length = _number(kept, "limit"), _number(kept, "interval_ms")
+            used, at, until = (_number(kept, key) for key in ("used", "at", "until"))
+            if limit <= 0 or length < 1:
+                continue
+            window = self.windows[name] = Window(limit * self.share, int(length))
+            if used > 0 and at <= now < until <= at + length:
+                window.used, window.reported, window.until = used, used, int(until)
+
+    def _take_report(self) -> None:
+        headers, sent = self._said
+        now = self.clock.now_ms()
+        self._tick += 1
         for name, window in self.windows.items():
             text = headers.get(f"x-mbx-used-weight-{name}", "")
             if text.isdecimal():
-                window.report(now, float(text))
+                window.report(now, float(text), sent, self._tick)
+        if self.windows and self.clock.monotonic() - self._kept_at >= _KEEP_SECONDS:
+            self.keep()
 
     def seconds(self, requests: int, weight: float) -> float:
         """The least time that so many requests of that weight take within the budget."""
@@ -158,7 +254,7 @@ class Host:
         return requests * max(paces, default=0.0) / 1000
 
     async def _wait(self, weight: float) -> None:
-        while (wait := self._wait_ms(weight)) > 0:
+        while (wait := self.wait_ms(weight)) > 0:
             if wait > self.max_wait_seconds * 1000:
                 until = self.clock.now_ms() + round(wait)
                 raise RateLimited(
@@ -169,7 +265,8 @@ class Host:
                 )
             await self.clock.sleep(wait / 1000)
 
-    def _wait_ms(self, weight: float) -> float:
+    def wait_ms(self, weight: float) -> float:
+        """Milliseconds until a request of that weight may be sent."""
         now = self.clock.now_ms()
         waits: list[float] = [self.bans.until() - now, 0]
         waits += [window.wait_ms(now, weight) for window in self.windows.values()]
@@ -177,11 +274,20 @@ class Host:
             waits.append(self.bucket.wait_ms(self.clock.monotonic() * 1000))
         return max(waits)
 
-    def _spend(self, cost: float, weight: float) -> None:
+    def _spend(self, cost: float, weight: float) -> int:
+        """Count a request that is about to be sent; returns its number."""
+        self._tick += 1
         for window in self.windows.values():
-            window.spend(self.clock.now_ms(), weight)
+            window.spend(self.clock.now_ms(), weight, self._tick)
         if self.bucket is not None:
             self.bucket.spend(self.clock.monotonic() * 1000, cost)
+        return self._tick
+
+
+def _number(kept: object, key: str) -> float:
+    """A number of a remembered window, -1 where there is none."""
+    value = kept.get(key) if isinstance(kept, dict) else None
+    return float(value) if isinstance(value, int | float) and math.isfinite(value) else -1.0
 
 
 def _declared(item: Any, share: float) -> tuple[str, Window] | None:
@@ -232,3 +338,9 @@ class Pacer:
                 in_flight=self.in_flight,
             )
         return found
+
+    def close(self) -> None:
+        """Remember what is used of every host's budget."""
+        for host in self._hosts.values():
+            if host.windows:
+                host.keep()
