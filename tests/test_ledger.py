@@ -9,6 +9,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from chandlery.candle import SeriesId
 from chandlery.ledger import (
     CONFIRMED_AFTER,
     FACTS,
@@ -17,9 +18,12 @@ from chandlery.ledger import (
     Ledger,
     State,
     account,
+    settled_until,
     to_ask,
     with_answer,
 )
+from chandlery.stores.base import Ask
+from chandlery.stores.rules import after_ask, after_fact, facts_said, without_facts
 from chandlery.timeframe import HOUR, parse_timeframe
 from chandlery.timerange import RangeSet, TimeRange
 
@@ -33,6 +37,9 @@ times = st.integers(0, SLOTS + 48).map(lambda n: n * HOUR + 10_000)
 answers = st.lists(
     st.tuples(spans.filter(bool), times).map(lambda pair: (pair[0], max(pair[1], pair[0].until))), max_size=8
 )
+found = st.builds(Fact, spans, st.sampled_from(FACTS), st.sampled_from(["why", "because"]), times)
+# A fact, or a range whose facts hold no longer.
+several_facts = st.lists(st.one_of(found, spans), max_size=6)
 facts = st.lists(st.builds(Fact, spans, st.sampled_from(FACTS), st.just("why")), max_size=3).map(tuple)
 
 
@@ -97,6 +104,99 @@ def test_what_is_owed_is_never_forgotten(
             assert slot * HOUR not in asked
         if not settled:
             assert slot * HOUR not in asked
+
+
+def facts_one_by_one(several: list[Fact | TimeRange]) -> Ledger:
+    """A ledger that was told the facts in order."""
+    ledger = Ledger(FRAME)
+    for one in several:
+        changed = after_fact(ledger, one) if isinstance(one, Fact) else without_facts(ledger, one)
+        ledger = changed or ledger
+    return ledger
+
+
+@settings(max_examples=200)
+@given(several_facts)
+def test_the_latest_fact_speaks_for_a_slot(several: list[Fact | TimeRange]) -> None:
+    """Each slot has the state and reason of the latest fact that holds it, none if that was withdrawn; told again, no news."""
+    ledger = facts_one_by_one(several)
+    assert all(a.range.until <= b.range.since for a, b in itertools.pairwise(ledger.facts))
+    for slot in range(SLOTS):
+        last = None
+        for one in several:
+            if slot * HOUR in (one.range if isinstance(one, Fact) else one):
+                last = one if isinstance(one, Fact) else None
+        mine = [f for f in ledger.facts if slot * HOUR in f.range]
+        assert [(f.state, f.reason) for f in mine] == ([(last.state, last.reason)] if last else [])
+        if last and last.at is not None:
+            # Its time is its own or an earlier one, so that no later look is forgotten.
+            assert (mine[0].at is None) <= is_confirmed(slot, last.at)
+            assert mine[0].at is None or mine[0].at <= last.at
+    if several and isinstance(several[-1], Fact):
+        assert after_fact(ledger, several[-1]) is None
+    for fact in ledger.facts:
+        again = after_fact(ledger, replace(fact, at=(SLOTS + 99) * HOUR))
+        assert again is None or facts_said(again) == facts_said(ledger)
+
+
+@settings(max_examples=200)
+@given(
+    several_facts, answers, times, st.sampled_from([0, HOUR, CONFIRMED_AFTER, 9 * CONFIRMED_AFTER]),
+    st.booleans(), st.booleans(),
+)  # fmt: skip
+def test_what_is_said_to_be_nowhere_is_doubted(
+    several: list[Fact | TimeRange],
+    said: list[tuple[TimeRange, int]],
+    now: int,
+    recheck: int,
+    active: bool,
+    repair: bool,
+) -> None:
+    """A slot of a fact is asked again by repair, after the end of a market that trades again, and while it is young."""
+    ledger = replace(facts_one_by_one(several), answered=answered_one_by_one(said).answered)
+    asked = to_ask(
+        ledger, TimeRange(0, SLOTS * HOUR), now=now, settle=0, recheck=recheck, active=active, repair=repair
+    )
+    bare = to_ask(replace(ledger, facts=()), TimeRange(0, SLOTS * HOUR), now=now, settle=0, recheck=recheck)
+    assert not asked - bare
+    for slot in range(SLOTS):
+        mine = [f for f in ledger.facts if slot * HOUR in f.range]
+        if not mine or slot * HOUR not in bare or slot * HOUR in ledger.answered_ranges:
+            assert (slot * HOUR in asked) == (slot * HOUR in bare)
+            continue
+        (fact,) = mine
+        doubted = repair or (active and fact.state is State.AFTER_END)
+        if recheck > CONFIRMED_AFTER:
+            doubted |= (slot + 1) * HOUR + recheck > now
+        if recheck and fact.state is not State.BEFORE_LISTING and fact.at is not None:
+            doubted |= (slot + 1) * HOUR + min(recheck, CONFIRMED_AFTER) > fact.at
+        assert (slot * HOUR in asked) == doubted
+
+
+@given(answers, several_facts, spans, times, times)
+def test_a_clock_that_goes_back_takes_back_what_it_could_not_know(
+    said: list[tuple[TimeRange, int]],
+    several: list[Fact | TimeRange],
+    wanted: TimeRange,
+    ahead: int,
+    clock: int,
+) -> None:
+    """After an ask with an earlier clock nothing is answered or a fact that is not settled by it, and the rest stays."""
+    before = replace(
+        facts_one_by_one(several), answered=answered_one_by_one(said).answered,
+        asked=RangeSet.of(0, SLOTS * HOUR), clock=max(ahead, clock) + 1, settle=0,
+    )  # fmt: skip
+    after = after_ask(before, Ask(SeriesId("a", "B/C", "1h"), wanted, min(ahead, clock), 0)) or before
+    settled = settled_until(FRAME, min(ahead, clock), 0)
+    late, early = RangeSet.of(settled, 999 * SLOTS * HOUR), RangeSet.of(0, settled)
+    for mine, kept in (
+        (before.answered_ranges, after.answered_ranges),
+        (RangeSet(f.range for f in before.facts), RangeSet(f.range for f in after.facts)),
+    ):
+        assert not kept & late
+        assert kept == mine & early
+    counts = account(after, np.array([], dtype=np.int64)).counts
+    assert counts[State.PENDING] == max(0, SLOTS - settled // HOUR)
 
 
 def test_live_candles_are_one_range() -> None:

@@ -58,11 +58,16 @@ class Answered:
 
 @dataclass(frozen=True, slots=True)
 class Fact:
-    """A range whose slots have no candle for a known reason: before the listing, after the end, out of reach."""
+    """A range whose slots have no candle for a known reason: before the listing, after the end, out of reach.
+
+    `at` is the exchange's time when that was found (0 if nobody knows), or None where every slot of the range had been
+    over for at least CONFIRMED_AFTER by then.
+    """
 
     range: TimeRange
     state: State
     reason: str
+    at: int | None = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,39 +128,54 @@ def aligned(timeframe: Timeframe, wanted: TimeRange) -> TimeRange:
     return TimeRange(since, max(since, timeframe.ceil(wanted.until)))
 
 
-def to_ask(ledger: Ledger, wanted: TimeRange, *, now: int, settle: int, recheck: int) -> RangeSet:
+def to_ask(
+    ledger: Ledger,
+    wanted: TimeRange,
+    *,
+    now: int,
+    settle: int,
+    recheck: int,
+    active: bool = False,
+    repair: bool = False,
+) -> RangeSet:
     """The settled slots of `wanted` that are not answered, or are owed another look.
 
     A candle answered less than `recheck` ms (at most CONFIRMED_AFTER) after its close is owed one, because exchanges
-    correct fresh candles. With a longer `recheck` everything younger than that is asked again.
+    correct fresh candles; so is a slot after the end or out of reach that was as young when that was found. With a
+    longer `recheck` everything younger than that is asked again. `active` says that the market trades (again), which
+    puts every end in doubt; `repair` doubts every fact.
     """
     frame = ledger.timeframe
     whole = aligned(frame, wanted)
     settled = RangeSet.of(whole.since, min(whole.until, settled_until(frame, now, settle)))
-    left = settled - ledger.answered_ranges
-    for fact in ledger.facts:
-        left -= RangeSet([fact.range])
-    return left | (settled & _owed(ledger, now, recheck))
+    owed = RangeSet(
+        part for answer in ledger.answered for part in _owed(frame, answer.range, answer.at, now, recheck)
+    )
+    known = RangeSet(
+        part
+        for fact in ledger.facts
+        if not repair and not (active and fact.state is State.AFTER_END)
+        for part in RangeSet([fact.range]) - RangeSet(_owed_fact(frame, fact, now, recheck))
+    )
+    return (settled - ledger.answered_ranges - known) | (settled & owed)
 
 
-def _owed(ledger: Ledger, now: int, recheck: int) -> RangeSet:
-    """Answered ranges that must be looked at once more."""
+def _owed(frame: Timeframe, said: TimeRange, at: int | None, now: int, recheck: int) -> list[TimeRange]:
+    """The parts of a range that must be looked at once more, where `at` is the time of the look before."""
     if recheck <= 0:
-        return RangeSet()
-    owed: list[TimeRange] = []
-    for answer in ledger.answered:
-        if answer.at is not None:
-            since = max(
-                answer.range.since,
-                first_unconfirmed(ledger.timeframe, answer.at, min(recheck, CONFIRMED_AFTER)),
-            )
-            if since < answer.range.until:
-                owed.append(TimeRange(since, answer.range.until))
-        if recheck > CONFIRMED_AFTER:
-            since = max(answer.range.since, first_unconfirmed(ledger.timeframe, now, recheck))
-            if since < answer.range.until:
-                owed.append(TimeRange(since, answer.range.until))
-    return RangeSet(owed)
+        return []
+    edges: list[int] = []
+    if at is not None:
+        edges.append(first_unconfirmed(frame, at, min(recheck, CONFIRMED_AFTER)))
+    if recheck > CONFIRMED_AFTER:
+        edges.append(first_unconfirmed(frame, now, recheck))
+    return [TimeRange(max(said.since, edge), said.until) for edge in edges if edge < said.until]
+
+
+def _owed_fact(frame: Timeframe, fact: Fact, now: int, recheck: int) -> list[TimeRange]:
+    """The same of a fact. When a market was listed does not change with a day, so only a longer recheck doubts that."""
+    at = None if fact.state is State.BEFORE_LISTING else fact.at
+    return _owed(frame, fact.range, at, now, recheck)
 
 
 def first_unconfirmed(timeframe: Timeframe, at: int, recheck: int) -> int:

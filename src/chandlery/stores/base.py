@@ -54,6 +54,14 @@ class SeriesFact:
 
 
 @dataclass(frozen=True, slots=True)
+class NoFact:
+    """No fact that was found about that range of a series holds any longer: what is not answered there is missing."""
+
+    series: SeriesId
+    range: TimeRange
+
+
+@dataclass(frozen=True, slots=True)
 class Page:
     """A page of candles for the store; `repair` marks what `verify --repair` brought."""
 
@@ -61,7 +69,7 @@ class Page:
     repair: bool = False
 
 
-Entry = Ask | SeriesFact | Page
+Entry = Ask | SeriesFact | NoFact | Page
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,6 +235,9 @@ class Store(ABC):
     @abstractmethod
     def check(self, series: SeriesId) -> list[Problem]:
         """Read everything that is kept of the series and say what is not as it was written."""
+
+    def still_there(self) -> None:
+        """Raise StoreUnreadable if what this object has written was moved or deleted since."""
 
     @abstractmethod
     def close(self) -> None:

@@ -20,7 +20,7 @@ from chandlery.stores.embedded_files import make_store_folder
 
 FILE_NAME = "catalogue.sqlite"
 LOCKS = "locks"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2  # 1 was of no release: facts had no time
 APPLICATION_ID = 0x43484E44  # "CHND"
 _BUSY_MS = 30_000
 # Before 3.51.3 two connections that check-point at once could lose a commit (the WAL-reset bug).
@@ -46,7 +46,7 @@ CREATE TABLE loose (
     PRIMARY KEY (series, since)) WITHOUT ROWID;
 CREATE TABLE facts (
     series INTEGER NOT NULL, state TEXT NOT NULL, since INTEGER NOT NULL, until INTEGER NOT NULL, reason TEXT NOT NULL,
-    PRIMARY KEY (series, state, since)) WITHOUT ROWID;
+    at INTEGER, PRIMARY KEY (series, state, since)) WITHOUT ROWID;
 CREATE TABLE quarantine (
     id INTEGER PRIMARY KEY, series INTEGER NOT NULL, open INTEGER, raw TEXT NOT NULL, reason TEXT NOT NULL,
     at INTEGER NOT NULL, source TEXT NOT NULL, resolved INTEGER NOT NULL);
@@ -327,6 +327,11 @@ def _version(connection: apsw.Connection, folder: Path) -> int:
     if application != APPLICATION_ID and connection.execute("SELECT count(*) FROM sqlite_schema").get:
         raise StoreUnreadable(
             f"not a store: {folder / FILE_NAME} is another program's database", hint="name another --store"
+        )
+    if 0 < version < SCHEMA_VERSION:
+        raise StoreUnreadable(
+            f"the store {folder} was made by an unreleased chandlery (schema {version}, this one reads {SCHEMA_VERSION})",
+            hint="fetch into a new store; the Parquet files of the old one can be read without it",
         )
     if version > SCHEMA_VERSION:
         raise StoreUnreadable(

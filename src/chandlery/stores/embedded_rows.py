@@ -108,7 +108,7 @@ def read_ledger(db: apsw.Connection, number: int, series: SeriesId, clock: int, 
     asked = db.execute("SELECT since, until FROM asked WHERE series = ? ORDER BY since", (number,))
     answered = db.execute("SELECT since, until, at FROM answered WHERE series = ? ORDER BY since", (number,))
     facts = db.execute(
-        "SELECT since, until, state, reason FROM facts WHERE series = ? ORDER BY since, until, state",
+        "SELECT since, until, state, reason, at FROM facts WHERE series = ? ORDER BY since, until, state",
         (number,),
     )
     refused = db.execute(
@@ -120,7 +120,8 @@ def read_ledger(db: apsw.Connection, number: int, series: SeriesId, clock: int, 
         asked=RangeSet(TimeRange(since, until) for since, until in asked),
         answered=tuple(Answered(TimeRange(since, until), at) for since, until, at in answered),
         facts=tuple(
-            Fact(TimeRange(since, until), State(state), reason) for since, until, state, reason in facts
+            Fact(TimeRange(since, until), State(state), reason, at)
+            for since, until, state, reason, at in facts
         ),
         quarantined=tuple(opened for (opened,) in refused),
         clock=clock,
@@ -182,8 +183,8 @@ def update_ledgers(db: apsw.Connection, changes: Iterable[tuple[int, Ledger, Led
         if before.facts is not after.facts:
             db.execute("DELETE FROM facts WHERE series = ?", (number,))
             db.executemany(
-                "INSERT INTO facts (series, state, since, until, reason) VALUES (?, ?, ?, ?, ?)",
-                [(number, f.state.value, f.range.since, f.range.until, f.reason) for f in after.facts],
+                "INSERT INTO facts (series, state, since, until, reason, at) VALUES (?, ?, ?, ?, ?, ?)",
+                [(number, f.state.value, f.range.since, f.range.until, f.reason, f.at) for f in after.facts],
             )
     for table, marks in (("asked", "?, ?, ?"), ("answered", "?, ?, ?, ?")):
         if gone[table]:

@@ -11,7 +11,7 @@ import numpy as np
 
 from chandlery.candle import Rejected, SeriesId
 from chandlery.ledger import Ledger, settled_until, with_answer
-from chandlery.stores.base import Ask, Entry, Page, Revision, Written
+from chandlery.stores.base import Ask, Entry, Page, Revision, SeriesFact, Written
 from chandlery.stores.embedded_blob import Block, empty, overlay, pack, unpack
 from chandlery.stores.embedded_read import Decoded, Stale, corrupt, load_block, picture
 from chandlery.stores.embedded_rows import (
@@ -23,7 +23,7 @@ from chandlery.stores.embedded_rows import (
     update_ledgers,
     update_series,
 )
-from chandlery.stores.rules import absent_and_missing, after_ask, after_fact, columns_of, journal_kind, within
+from chandlery.stores.rules import absent_and_missing, after, columns_of, journal_kind, within
 from chandlery.timerange import RangeSet, TimeRange
 
 if TYPE_CHECKING:
@@ -83,19 +83,22 @@ class Transaction:
         series = entry.series
         row = self._row(series)
         ledger = row.ledger if row else Ledger(series.frame)
-        asked = isinstance(entry, Ask)
-        changed = after_ask(ledger, entry) if isinstance(entry, Ask) else after_fact(ledger, entry.fact)
+        changed, news = after(ledger, entry)
         if changed is None:
             return Written(None)
         row = self._change(series, row, changed)
+        if not news:  # only confirmed: its time moves
+            return Written(None)
+        if changed.answered is not ledger.answered:  # let go of, because the clock had been ahead
+            set_loose(self._db, row, row.loose | (ledger.answered_ranges - changed.answered_ranges))
         fresh = changed.asked - ledger.asked
         known = fresh & (changed.answered_ranges | row.loose)
         if known:
             row.counted += len(self._on_grid(row, known))
         self._account(row)
         self.touched.add(series)
-        span = entry.range if isinstance(entry, Ask) else entry.fact.range
-        return Written(self._note(row, span, "ask" if asked else "fact", "", 0))
+        span = entry.fact.range if isinstance(entry, SeriesFact) else entry.range
+        return Written(self._note(row, span, "ask" if isinstance(entry, Ask) else "fact", "", 0))
 
     def write_rows(self) -> None:
         """Send the staged blocks to the catalogue."""

@@ -23,13 +23,13 @@ from chandlery.stores.base import (
     Problem,
     Quarantined,
     Revision,
+    SeriesFact,
     SeriesSummary,
     Store,
     Written,
 )
 from chandlery.stores.rules import (
-    after_ask,
-    after_fact,
+    after,
     columns_of,
     hull,
     journal_kind,
@@ -85,13 +85,13 @@ class MemoryStore(Store):
             return self._take_page(entry)
         series = entry.series
         kept = self._kept.get(series) or _Kept(Ledger(series.frame))
-        if isinstance(entry, Ask):
-            changed, span = after_ask(kept.ledger, entry), entry.range
-        else:
-            changed, span = after_fact(kept.ledger, entry.fact), entry.fact.range
+        changed, news = after(kept.ledger, entry)
         if changed is None:
             return Written(None)
         self._kept[series] = replace(kept, ledger=changed)
+        if not news:
+            return Written(None)
+        span = entry.fact.range if isinstance(entry, SeriesFact) else entry.range
         return Written(self._note(series, span, "ask" if isinstance(entry, Ask) else "fact", "", 0))
 
     def _take_page(self, entry: Page) -> Written:
@@ -140,7 +140,7 @@ class MemoryStore(Store):
         answered = ledger.answered_ranges != kept.ledger.answered_ranges
         new, quarantined = page.candles.height - known.height, len(refused) - len(kept.quarantine)
         same_rows = known.height - len(revisions)
-        after = replace(
+        changed_kept = replace(
             kept,
             ledger=ledger,
             candles=candles,
@@ -151,9 +151,9 @@ class MemoryStore(Store):
             if (
                 series in self._kept
             ):  # an answer that only confirms moves its time, and is no news for the journal
-                self._kept[series] = after
+                self._kept[series] = changed_kept
             return Written(None, same=same_rows)
-        self._kept[series] = after
+        self._kept[series] = changed_kept
         kind = journal_kind(entry, new=new, revised=len(revisions))
         seq = self._note(series, page.answered, kind, page.source, new + len(revisions))
         return Written(seq, new, same_rows, len(revisions), quarantined)

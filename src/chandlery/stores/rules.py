@@ -9,64 +9,129 @@ from typing import TYPE_CHECKING
 
 from chandlery.candle import COLUMNS, SCHEMA, CandlePage, SeriesId
 from chandlery.errors import NoSuchSeries
-from chandlery.ledger import Answered, Fact, Ledger, State, aligned, regions, settled_until
+from chandlery.ledger import (
+    CONFIRMED_AFTER,
+    Answered,
+    Fact,
+    Ledger,
+    State,
+    aligned,
+    first_unconfirmed,
+    regions,
+    settled_until,
+)
+from chandlery.stores.base import Ask, NoFact
 from chandlery.timerange import RangeSet, TimeRange
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from chandlery.stores.base import Ask, JournalKind, Page
+    from chandlery.stores.base import JournalKind, Page, SeriesFact
 
+#: A moment after every candle.
+_NEVER = 1 << 62
 _EPOCH, _MS = datetime(1970, 1, 1, tzinfo=UTC), timedelta(milliseconds=1)
 
 
 def after_ask(ledger: Ledger, ask: Ask) -> Ledger | None:
     """The ledger after an ask; None if it enlarges nothing and makes no slot of its range pending or missing.
 
-    The later clock counts, and of two asks at one clock the smaller settling time, so that the order in which
-    processes write does not matter.
+    Of two asks at one clock the smaller settling time counts. A clock that goes back was ahead before: what was
+    answered or found for slots that are not settled by the new one could not be known, and is let go of.
     """
     asked = ledger.asked | RangeSet([ask.range])
+    moved = replace(ledger, clock=ask.clock, settle=ask.settle)
+    if ask.clock < ledger.clock:
+        late = RangeSet.of(settled_until(ledger.timeframe, ask.clock, ask.settle), _NEVER)
+        back = _without_facts(without_answers(moved, late), late)
+        taken = back.answered is not moved.answered or back.facts is not moved.facts
+        if taken or asked != ledger.asked or _settling_moved(ledger, moved, ledger.asked):
+            return replace(back, asked=asked)
+        return None
     later = (ask.clock, -ask.settle) > (ledger.clock, -ledger.settle)
-    moved = replace(ledger, clock=ask.clock, settle=ask.settle) if later else ledger
     if asked != ledger.asked:
-        return replace(moved, asked=asked)
-    return moved if later and _settling_moved(ledger, moved, ask.range) else None
+        return replace(moved if later else ledger, asked=asked)
+    return moved if later and _settling_moved(ledger, moved, RangeSet([ask.range])) else None
 
 
-def _settling_moved(old: Ledger, new: Ledger, wanted: TimeRange) -> bool:
+def _settling_moved(old: Ledger, new: Ledger, wanted: RangeSet) -> bool:
     """Whether a slot of `wanted` without an answer lies between the two ends of what was settled."""
     frame = old.timeframe
     ends = sorted(settled_until(frame, ledger.clock, ledger.settle) for ledger in (old, new))
-    between = RangeSet.of(*ends) & RangeSet([wanted])
+    between = RangeSet.of(*ends) & wanted
     if not between:
         return False
     open_to_say = between - old.answered_ranges - RangeSet(fact.range for fact in old.facts)
     return any(frame.count(part.since, part.until) for part in open_to_say)
 
 
-def after_fact(ledger: Ledger, fact: Fact) -> Ledger | None:
-    """The ledger after a fact; None if every moment of it already has that state.
+def after(ledger: Ledger, entry: Ask | SeriesFact | NoFact) -> tuple[Ledger | None, bool]:
+    """The ledger after an entry that brings no candles, None if it is the same, and whether the journal has news."""
+    if isinstance(entry, Ask):
+        return after_ask(ledger, entry), True
+    if isinstance(entry, NoFact):
+        return without_facts(ledger, entry.range), True
+    changed = after_fact(ledger, entry.fact)
+    return changed, changed is not None and facts_said(changed) != facts_said(ledger)
 
-    A fact speaks for what no fact of its state has spoken for yet; neighbours of one state and reason are joined.
+
+def after_fact(ledger: Ledger, fact: Fact) -> Ledger | None:
+    """The ledger after a fact; None if nothing changes, not even the time at which it was found.
+
+    A fact speaks for its range from then on, whatever was said of it before; neighbours of one state and reason are
+    joined, with the earlier of their times. `facts_said` tells whether it is news.
     """
-    fresh = RangeSet([fact.range]) - ledger.fact_ranges(fact.state)
-    if not fresh:
+    if not fact.range:
         return None
-    facts = [*ledger.facts, *(Fact(part, fact.state, fact.reason) for part in fresh)]
+    edge = fact.range.until
+    if fact.at is not None:
+        edge = first_unconfirmed(ledger.timeframe, fact.at, CONFIRMED_AFTER)
+        edge = min(max(edge, fact.range.since), fact.range.until)
+    new = [
+        replace(fact, range=TimeRange(fact.range.since, edge), at=None),
+        replace(fact, range=TimeRange(edge, fact.range.until)),
+    ]
+    facts = _joined([*_without_facts(ledger, RangeSet([fact.range])).facts, *(f for f in new if f.range)])
+    return None if facts == ledger.facts else replace(ledger, facts=facts)
+
+
+def without_facts(ledger: Ledger, span: TimeRange) -> Ledger | None:
+    """The ledger once no fact speaks for `span` any more; None if none does."""
+    left = _without_facts(ledger, RangeSet([span]))
+    return None if left is ledger else left
+
+
+def _without_facts(ledger: Ledger, gone: RangeSet) -> Ledger:
+    left = tuple(replace(f, range=part) for f in ledger.facts for part in RangeSet([f.range]) - gone)
+    return ledger if left == ledger.facts else replace(ledger, facts=left)
+
+
+def facts_said(ledger: Ledger) -> tuple[Fact, ...]:
+    """The facts without the times at which they were found: where these differ there is news."""
+    return _joined([replace(fact, at=None) for fact in ledger.facts])
+
+
+def _joined(facts: Iterable[Fact]) -> tuple[Fact, ...]:
     joined: list[Fact] = []
-    for current in sorted(facts, key=lambda f: (f.state.value, f.range)):
+    for fact in sorted(facts, key=lambda f: f.range):
         last = joined[-1] if joined else None
-        if last and (last.state, last.reason, last.range.until) == (
-            current.state,
-            current.reason,
-            current.range.since,
-        ):
-            joined[-1] = Fact(TimeRange(last.range.since, current.range.until), last.state, last.reason)
+        if last and _one_fact(last, fact):
+            at = None if last.at is None or fact.at is None else min(last.at, fact.at)
+            joined[-1] = replace(last, range=TimeRange(last.range.since, fact.range.until), at=at)
         else:
-            joined.append(current)
-    return replace(ledger, facts=tuple(sorted(joined, key=lambda f: (f.range, f.state.value))))
+            joined.append(fact)
+    return tuple(joined)
+
+
+def _one_fact(last: Fact, fact: Fact) -> bool:
+    """Whether two neighbours may be kept as one."""
+    return (last.state, last.reason, last.range.until, last.at is None) == (
+        fact.state,
+        fact.reason,
+        fact.range.since,
+        fact.at is None,
+    )
 
 
 def journal_kind(page: Page, *, new: int, revised: int) -> JournalKind:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
 from chandlery.candle import Rejected, SeriesId
 from chandlery.ledger import CONFIRMED_AFTER, Answered, Fact, State
-from chandlery.stores.base import Ask, SeriesFact, Written
+from chandlery.stores.base import Ask, NoFact, SeriesFact, Written
 from chandlery.testing.store_maker import StoreMaker
 from chandlery.testing.store_scenes import (
     LATER,
@@ -74,19 +75,65 @@ class BooksContract(StoreMaker):
             assert store.series()[0].missing == 5
             assert store.write([ask(2, 9, clock=START + 8 * HOUR)])[0].seq == 2
             assert store.series()[0].missing == 8
-            assert store.write([ask(0, 10, clock=START + 7 * HOUR)])[0].seq is None
-            assert store.ledger(SERIES).clock == START + 8 * HOUR
+            assert store.write([ask(0, 10, clock=START + 8 * HOUR - 1)])[0].seq == 3
+            assert store.series()[0].missing == 7
+            assert store.write([ask(0, 10, clock=START + 8 * HOUR - 9)])[0].seq is None
+            assert store.ledger(SERIES).clock == START + 8 * HOUR - 1
 
-    def test_facts_speak_once_for_a_moment(self, tmp_path: Path) -> None:
-        """A fact is kept with its reason, neighbours unite, and what has the state already is no news."""
-        before = SeriesFact(SERIES, Fact(hours(-9, 0), State.BEFORE_LISTING, "listed"))
-        wider = SeriesFact(SERIES, Fact(hours(-20, -3), State.BEFORE_LISTING, "listed"))
-        within = SeriesFact(SERIES, Fact(hours(-5, -4), State.BEFORE_LISTING, "another reason"))
+    def test_clock_that_goes_back_was_ahead(self, tmp_path: Path) -> None:
+        """An ask with an earlier clock makes what is not settled by it pending; the candles there are looked at again."""
         with self.make_store(tmp_path) as store:
-            assert [w.seq for w in store.write([before, wider, within])] == [1, 2, None]
+            store.write([ask(0, 20, clock=START + 40 * HOUR), page(0, 12, at=START + 40 * HOUR)])
+            assert store.series()[0].missing == 8
+            store.seal(everything=True)
+            assert store.write([ask(0, 11, clock=START + 11 * HOUR)])[0].seq == 3
             store = self.reopen(store)
-            assert store.ledger(SERIES).facts == (Fact(hours(-20, 0), State.BEFORE_LISTING, "listed"),)
-            assert [e.kind for e in store.journal()] == ["fact", "fact"]
+            assert store.ledger(SERIES).answered_ranges == RangeSet([hours(0, 11)])
+            assert (store.series()[0].absent, store.series()[0].missing) == (0, 0)
+            assert store.account(SERIES).counts[State.PENDING] == 8
+            assert store.candles(SERIES).height == 12
+            late = START + 13 * HOUR
+            store.write([ask(0, 13, clock=late)])
+            assert (store.series()[0].absent, store.series()[0].missing) == (0, 1)
+            assert store.write([page(11, 13, seed=1, at=late)])[0] == Written(5, new=1, revised=1)
+            assert [r.open for r in store.revisions(SERIES)] == [START + 11 * HOUR]
+            assert (store.series()[0].candles, store.series()[0].missing) == (13, 0)
+            assert store.check(SERIES) == []
+            store.close()
+
+    def test_the_latest_fact_speaks_for_a_moment(self, tmp_path: Path) -> None:
+        """A fact is kept with its reason, neighbours unite, what was said already is no news, what is new replaces it."""
+        before = SeriesFact(SERIES, Fact(hours(-9, 0), State.BEFORE_LISTING, "listed", LATER))
+        wider = SeriesFact(SERIES, Fact(hours(-20, -3), State.BEFORE_LISTING, "listed", LATER))
+        within = SeriesFact(SERIES, Fact(hours(-5, -4), State.OUT_OF_REACH, "another", LATER))
+        with self.make_store(tmp_path) as store:
+            assert [w.seq for w in store.write([before, wider, before, within])] == [1, 2, None, 3]
+            store = self.reopen(store)
+            assert store.ledger(SERIES).facts == (
+                Fact(hours(-20, -5), State.BEFORE_LISTING, "listed", None),
+                Fact(hours(-5, -4), State.OUT_OF_REACH, "another", None),
+                Fact(hours(-4, 0), State.BEFORE_LISTING, "listed", None),
+            )
+            assert [e.kind for e in store.journal()] == ["fact", "fact", "fact"]
+            store.close()
+
+    def test_a_fact_that_holds_no_longer_leaves_its_slots_missing(self, tmp_path: Path) -> None:
+        """A fact keeps its time until it is confirmed, which is no news; withdrawn, what is not answered is missing."""
+        soon = START + 11 * HOUR
+        ended = Fact(hours(4, 10), State.AFTER_END, "gone", soon)
+        with self.make_store(tmp_path) as store:
+            store.write([ask(0, 10, clock=soon), page(0, 4, at=soon), SeriesFact(SERIES, ended)])
+            assert (store.ledger(SERIES).facts, store.series()[0].missing) == ((ended,), 0)
+            late = SeriesFact(SERIES, replace(ended, at=LATER))
+            assert store.write([late, late]) == [Written(None), Written(None)]
+            store = self.reopen(store)
+            assert store.ledger(SERIES).facts == (replace(ended, at=None),)
+            assert [
+                w.seq for w in store.write([NoFact(SERIES, hours(2, 7)), NoFact(SERIES, hours(2, 7))])
+            ] == [4, None]
+            assert store.ledger(SERIES).facts == (Fact(hours(7, 10), State.AFTER_END, "gone", None),)
+            assert store.series()[0].missing == 3
+            assert [e.kind for e in store.journal()] == ["ask", "rows", "fact", "fact"]
             store.close()
 
     def test_quarantine_is_resolved_by_a_candle(self, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import polars as pl
 
 from chandlery.candle import SCHEMA, VALUES, CandlePage, Rejected, SeriesId, no_candles
 from chandlery.ledger import Fact, State
-from chandlery.stores.base import Ask, Entry, Page, SeriesFact, Store
+from chandlery.stores.base import Ask, Entry, NoFact, Page, SeriesFact, Store
 from chandlery.timeframe import DAY, HOUR
 from chandlery.timerange import TimeRange
 
@@ -102,7 +102,9 @@ def random_entry(dice: random.Random) -> Entry:
         return Ask(series, span, clock, dice.choice((0, 5000)))
     if choice < 0.3:
         state = dice.choice((State.BEFORE_LISTING, State.AFTER_END, State.OUT_OF_REACH))
-        return SeriesFact(series, Fact(span, state, dice.choice(("one", "two"))))
+        return SeriesFact(series, Fact(span, state, dice.choice(("one", "two")), clock))
+    if choice < 0.33:
+        return NoFact(series, span)
     slots = [(t - START) // HOUR for t in range(span.since, span.until, HOUR)]
     filled = [n for n in slots if dice.random() < 0.8]
     rejected = tuple(
