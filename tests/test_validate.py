@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from typing import Any
 
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from chandlery.candle import SCHEMA
 from chandlery.errors import BadAnswer
 from chandlery.timeframe import parse_timeframe
-from chandlery.validate import check_rows
+from chandlery.validate import check_rows, raw_text
 
 MINUTE = parse_timeframe("1m")
 T0 = 1_700_000_040_000 // 60_000 * 60_000
@@ -67,7 +68,7 @@ def test_duplicates() -> None:
 def test_wrong_unit(factor: float) -> None:
     """Open times in seconds or microseconds condemn the whole answer."""
     with pytest.raises(BadAnswer, match="milliseconds"):
-        check_rows(frame_of([[int(T0 * factor), *GOOD]]), MINUTE)
+        check_rows(frame_of([[int((T0 + n * 60_000) * factor), *GOOD] for n in range(2)]), MINUTE)
 
 
 PRICE = st.one_of(st.floats(1, 20), st.sampled_from([math.nan, math.inf, -1.0, 0.0]))
@@ -89,7 +90,53 @@ def test_no_row_is_lost_and_none_bad_is_kept(rows: list[Any]) -> None:
         assert 0 < low <= min(o, c) <= max(o, c) <= h < math.inf
         assert 0 <= v < math.inf
     kept = set(verdict.good.with_columns(pl.col("time").dt.epoch("ms")).iter_rows())
-    refused = {row.open for row in verdict.rejected}
+    refused = {json.loads(row.raw)[0] for row in verdict.rejected}
     for row in rows:
         assert row in kept or row[0] in refused
     assert not {row[0] for row in kept} & {r.open for r in verdict.rejected if "differ" in r.reason}
+
+
+def minutes(*numbers: int) -> pl.DataFrame:
+    """Sound rows, a minute for each number; below zero they stand for themselves."""
+    return frame_of([[T0 + n * 60_000 if n >= 0 else n, *GOOD] for n in numbers])
+
+
+@pytest.mark.parametrize("wrong", [T0 // 1000, 0, -1, -2, T0 * 1000, T0 - 525_600 * 60_000])
+def test_row_gets_the_free_place_between_its_neighbours(wrong: int) -> None:
+    """A row whose open time cannot be true is refused at the one slot that its neighbours leave free."""
+    rows = frame_of([[t, *GOOD] for t in (T0, T0 + 60_000, wrong, T0 + 180_000, T0 + 240_000)])
+    for given in (rows, rows.reverse()):
+        verdict = check_rows(given, MINUTE, latest=T0 + 10**9)
+        assert [row.open for row in verdict.rejected] == [T0 + 120_000]
+        assert verdict.good["time"].dt.epoch("ms").to_list() == [T0 + n * 60_000 for n in (0, 1, 3, 4)]
+        assert verdict.strays == 0
+
+
+def test_row_with_its_neighbours_open_time() -> None:
+    """A row that says it opens when its neighbour does takes the free slot between; neither of the two is kept."""
+    other = [10.0, 12.0, 9.0, 11.5, 3.0]
+    rows = frame_of([[T0, *GOOD], [T0 + 120_000, *other], [T0 + 120_000, *GOOD], [T0 + 180_000, *GOOD]])
+    assert [row.open for row in check_rows(rows, MINUTE).rejected] == [T0 + 60_000, T0 + 120_000]
+    twice = check_rows(minutes(0, 2, 2, 3), MINUTE)
+    assert (len(twice.good), twice.rejected) == (3, ())
+
+
+def test_row_without_a_certain_place_is_a_stray() -> None:
+    """A row that may belong to any of two free slots gets none of them, and counts as a stray."""
+    verdict = check_rows(minutes(0, 1, -1, 4, 5), MINUTE)
+    assert [row.open for row in verdict.rejected] == [None]
+    assert verdict.strays == 1
+    assert check_rows(minutes(0, 1, -1, -2, 4, 5), MINUTE).strays == 0
+    assert [row.reason for row in check_rows(minutes(0, 1, -1), MINUTE).tail] == ["no open time"]
+
+
+def test_shuffled_rows_are_no_strays() -> None:
+    """An answer in no order says nothing against its open times."""
+    order = [(n * 37) % 101 for n in range(101)]
+    verdict = check_rows(minutes(*order), MINUTE)
+    assert (len(verdict.good), verdict.rejected, verdict.strays) == (101, (), 0)
+
+
+def test_raw_text_can_be_stored() -> None:
+    """Half of a surrogate pair in a row's text becomes its escape, because no database takes it."""
+    assert raw_text(["\ud800"]).encode() == b'["\\ud800"]'

@@ -60,7 +60,9 @@ class UsageError(DataPipelineError):
 
 
 class ExchangeError(DataPipelineError):
-    """The exchange could not or would not answer."""
+    """The exchange could not or would not answer. `status` is the HTTP status of its answer, 0 where none came."""
+
+    status = 0
 
 
 class UnknownExchange(ExchangeError, UsageError):

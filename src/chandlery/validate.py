@@ -25,6 +25,16 @@ if TYPE_CHECKING:
 EARLIEST = 40_000_000_000
 LATEST = 100_000_000_000_000
 
+#: What stands in a frame's `time` for a row whose open time cannot be read, and why.
+NO_TIME, NO_ROW, FRACTION = -1, -2, -3
+UNREADABLE = {
+    NO_TIME: "no open time",
+    NO_ROW: "not a row of a candle",
+    FRACTION: "open time is not a whole number of milliseconds",
+}
+OUT_OF_RANGE = "open time cannot be one of this answer"
+MISPLACED = "open time does not fit the row's place in the answer"
+
 OFF_GRID = "open time is not on the timeframe's grid"
 #: Reasons by the order in which they are looked for: a row is refused for the first that holds.
 REASONS = (
@@ -36,51 +46,154 @@ REASONS = (
     "low is above open or close",
     "high is below open or close",
     "two rows of this open time differ",
+    OUT_OF_RANGE,
+    MISPLACED,
 )
+_DIFFER, _OUTSIDE, _MISPLACED = 8, 9, 10
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The candles of a page that may be stored, ascending and unique, and the rows that may not."""
+    """The candles of a page that may be stored, ascending and unique, and the rows that may not.
+
+    `tail` holds refused rows without a readable open time that come after all others. `strays` counts rows that may
+    belong to any slot: where there are some, a slot without a row is not known to be empty.
+    """
 
     good: pl.DataFrame
     rejected: tuple[Rejected, ...] = ()
+    tail: tuple[Rejected, ...] = ()
+    strays: int = 0
 
 
 def check_rows(
-    rows: pl.DataFrame, timeframe: Timeframe | None, raw: Sequence[object] | None = None
+    rows: pl.DataFrame,
+    timeframe: Timeframe | None,
+    raw: Sequence[object] | None = None,
+    *,
+    latest: int = LATEST,
 ) -> Verdict:
-    """Sort `rows` (candle.SCHEMA, in any order) into good candles and refused rows.
+    """Sort `rows` (candle.SCHEMA, in the order of the answer) into good candles and refused rows.
 
     `raw` holds what the source sent for each row, for the record; without it the row itself is kept. With `timeframe`
-    None the grid is not looked at. Equal duplicates become one row. Raises BadAnswer where all of an answer must be
-    wrong: open times in seconds or microseconds.
+    None the grid is not looked at. Equal duplicates become one row. A row whose open time cannot be read, or cannot be
+    true (before 1971, or from `latest` on), gets the one that is free between its neighbours. Raises BadAnswer where
+    all of an answer must be wrong: two or more rows, all with open times in seconds or microseconds.
     """
     import numpy as np
 
     if not len(rows):
         return Verdict(rows)
     times = open_times(rows)
-    if int(times.min()) < EARLIEST or int(times.max()) >= LATEST:
-        worst = int(times.min()) if int(times.min()) < EARLIEST else int(times.max())
+    outside = (times < EARLIEST) | (times >= latest)
+    fault = _faults(rows, times, timeframe)
+    ascending = bool((times[1:] > times[:-1]).all())
+    if ascending and not fault.any() and not outside.any():
+        return Verdict(rows)
+    if len(times) > 1 and bool((outside & (times >= 0)).all()):
         raise BadAnswer(
-            f"open times are not in milliseconds: {worst}",
+            f"open times are not in milliseconds: {int(times[0])}",
             hint="the exchange answered in seconds or microseconds; nothing of this answer is kept",
         )
-    fault = _faults(rows, times, timeframe)
-    if not fault.any() and bool((times[1:] > times[:-1]).all()):
-        return Verdict(rows)
-    order = np.argsort(times, kind="stable")
+    fault[outside] = _OUTSIDE
+    opens, tail, lost, moved = _place(times, fault, timeframe)
+    for i in np.flatnonzero(moved).tolist():
+        twins = np.flatnonzero((times == times[i]) & ~moved)
+        if any(rows.row(int(j)) == rows.row(i) for j in twins):
+            moved[i], opens[i] = False, times[i]  # the same row once more, beside a slot that has none
+        else:
+            fault[twins] = np.where(fault[twins] == 0, _DIFFER, fault[twins])  # which of them is where it says?
+    fault[moved] = _MISPLACED
+    order = np.argsort(np.where(outside | moved, opens, times), kind="stable")
     fault = _mark_duplicates(rows, times, fault, order)
-    bad = order[fault[order] > 0]
-    rejected = tuple(
-        Rejected(
-            int(times[i]), raw_text(raw[i] if raw is not None else rows.row(int(i))), REASONS[fault[i] - 1]
-        )
-        for i in bad
-    )
+    where: list[int | None] = [None if t < 0 else t for t in opens.tolist()]
+
+    def own(i: int) -> list[float]:
+        return [int(times[i]), *rows.select(VALUES).row(i)]
+
+    def refused(i: int) -> Rejected:
+        reason = UNREADABLE.get(int(times[i])) or REASONS[fault[i] - 1]
+        return Rejected(where[i], raw_text(raw[i] if raw is not None else own(i)), reason)
+
+    bad = [int(i) for i in order[fault[order] > 0]]
     good = rows[order[fault[order] == 0]]
-    return Verdict(good, rejected)
+    strays = lost + _crowded(open_times(good), [where[i] for i in bad], timeframe)
+    return Verdict(
+        good,
+        tuple(refused(i) for i in bad if not tail[i]),
+        tuple(refused(i) for i in bad if tail[i]),
+        strays,
+    )
+
+
+def _place(
+    times: NDArray[np.int64], fault: NDArray[np.int8], timeframe: Timeframe | None
+) -> tuple[NDArray[np.int64], NDArray[np.bool_], int, NDArray[np.bool_]]:
+    """Open times by the place in the answer: those times (-1: unknown), which rows trail, lost rows, misplaced rows.
+
+    Rows between two neighbours whose slots leave room for just so many get those slots. A single row whose own open
+    time contradicts such a place is misplaced.
+    """
+    import numpy as np
+
+    outside = fault == _OUTSIDE
+    opens = np.where(outside, -1, times)
+    tail = np.zeros(len(times), dtype=np.bool_)
+    moved = np.zeros(len(times), dtype=np.bool_)
+    inside = np.flatnonzero(~outside)
+    if not len(inside) or timeframe is None:
+        return opens, tail, int(outside.sum()), moved
+    steps = np.diff(times[inside])
+    backwards = int((steps < 0).sum()) > int((steps > 0).sum())
+    path = np.arange(len(times))[::-1] if backwards else np.arange(len(times))
+    inside = path[~outside[path]]
+    slots = timeframe.slots(times[inside])
+    # A row that lies between two neighbours of one free slot, and says that it belongs elsewhere.
+    if len(inside) > 2:
+        free = (slots[2:] - slots[:-2] == 2) & ~np.isin(slots[:-2] + 1, slots)
+        single = (np.diff(np.flatnonzero(~outside[path]))[:-1] == 1) & (
+            np.diff(np.flatnonzero(~outside[path]))[1:] == 1
+        )
+        for n in np.flatnonzero(free & single):
+            moved[inside[n + 1]] = True
+            opens[inside[n + 1]] = timeframe.open_of(int(slots[n]) + 1)
+    taken = set(slots[~moved[inside]].tolist())
+    known = outside | moved  # rows that do not tell where they are
+    lost = 0
+    run: list[int] = []
+    before: int | None = None
+    for i in path.tolist() if outside.any() else ():
+        if outside[i]:
+            run.append(i)
+            continue
+        if known[i]:
+            continue
+        here = timeframe.slot(int(times[i]))
+        if run:
+            first = here - len(run)
+            if before == first - 1 and not any(s in taken for s in range(first, here)):
+                for n, j in enumerate(run):
+                    opens[j] = timeframe.open_of(first + n)
+            else:
+                lost += len(run)
+            run = []
+        before = here
+    tail[run] = True
+    # A few rows out of order are rows with a wrong open time; many are an answer that is in no order.
+    settled = inside[~moved[inside]]
+    falls = int((np.diff(times[settled]) < 0).sum())
+    return opens, tail, lost + (falls if falls <= max(2, len(times) // 50) else 0), moved
+
+
+def _crowded(good: NDArray[np.int64], refused: Sequence[int | None], timeframe: Timeframe | None) -> int:
+    """Refused rows that share their slot with another row: one of the two belongs elsewhere."""
+    import numpy as np
+
+    if timeframe is None or not refused:
+        return 0
+    slots = [timeframe.slot(moment) for moment in refused if moment is not None]
+    taken = int(np.isin(np.unique(slots), timeframe.slots(good)).sum())
+    return len(slots) - len(set(slots)) + taken
 
 
 def open_times(frame: pl.DataFrame) -> NDArray[np.int64]:
@@ -134,10 +247,12 @@ def _mark_duplicates(
     ]
     fault[kept[same + 1]] = -1
     if differing:
-        fault[np.isin(times, np.array(differing)) & (fault <= 0)] = len(REASONS)
+        fault[np.isin(times, np.array(differing)) & (fault <= 0)] = _DIFFER
     return fault
 
 
 def raw_text(row: object) -> str:
     """A row as compact JSON, for the quarantine."""
-    return json.dumps(row, separators=(",", ":"), default=str, ensure_ascii=False)
+    text = json.dumps(row, separators=(",", ":"), default=str, ensure_ascii=False)
+    # Half of a surrogate pair is no character: no file and no database takes it.
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from chandlery.candle import Rejected, SeriesId
-from chandlery.errors import BadAnswer, DataPipelineError, ExchangeRefused
+from chandlery.errors import BadAnswer, DataPipelineError, ExchangeError, ExchangeRefused, UnknownSymbol
 from chandlery.sources.ccxt_client import Client
 from chandlery.sources.ccxt_rows import rows_for, rows_to_frame
 from chandlery.sources.retry import Patience
@@ -34,6 +34,8 @@ log = logging.getLogger("chandlery.sources.asking")
 SAME_DEFECTS = 6
 #: So many answers must agree on the last row of an answer before it is believed without a candle after it.
 AGREE_AT_END = 3
+#: Seconds before the one repeat of what a refusal for good was answered to: a firewall or a node may err once.
+PAUSE_REFUSED = 5.0
 
 Values = tuple[float, ...]
 
@@ -43,11 +45,13 @@ class Anchor:
     """A candle that is known to exist: an answer from its open time on must begin with it.
 
     `votes` counts the answers that gave each set of values: an exchange under load, or one that has just closed the
-    candle, may give another value first.
+    candle, may give another value first. `alone` counts the answers that began where they were to begin and held
+    nothing after it.
     """
 
     open: int
     votes: Counter[Values] = field(default_factory=Counter)
+    alone: int = 0
 
     @property
     def seen(self) -> int:
@@ -57,12 +61,17 @@ class Anchor:
 
 @dataclass(slots=True)
 class Rows:
-    """The rows of one believed answer: good ones ascending and unique, whatever range they lie in."""
+    """The rows of one believed answer: good ones ascending and unique, whatever range they lie in.
+
+    `tail` and `strays` are those of validate.Verdict.
+    """
 
     good: pl.DataFrame
     rejected: tuple[Rejected, ...]
     since: int
     limit: int
+    tail: tuple[Rejected, ...] = ()
+    strays: int = 0
 
     @property
     def first(self) -> int | None:
@@ -113,22 +122,26 @@ class Asker:
         grid: Timeframe | None,
         anchor: Anchor | None = None,
         believe: Callable[[Rows], str] = lambda _: "",
+        until: int | None = None,
     ) -> Rows:
         """Ask for candles from `since` on until an answer may be believed; raises ExchangeError.
 
         With an `anchor` the answer must hold that candle with values on which answers agree. `believe` may refuse an
-        answer: it returns the reason, or nothing.
+        answer: it returns the reason, or nothing. Refused rows that open at or after `until` are left out: the open
+        candle may be anything.
         """
         patience = self.patience()
         defects = _Defects()
         crowded = 0
         attempt = 0
+        refusals = 0
         while True:
             shift, room = _window(attempt, anchor is not None)
             asked = grid.add(since, -shift) if grid is not None and shift else since
             try:
                 answer = await self.once(series, timeframe, asked, min(limit, room) + shift, now, grid)
-                check_future(answer, now)
+                if until is not None:
+                    answer.rejected = tuple(r for r in answer.rejected if r.open is None or r.open < until)
                 if len(answer.good) > limit + shift and not self.ignores_limit:
                     crowded += 1
                     if crowded < 2:
@@ -139,11 +152,18 @@ class Asker:
                 settled = defects.settled(answer, grid, series)
                 _check_anchor(series, answer, anchor)
                 if not settled:
-                    raise BadAnswer(f"{series}: {len(answer.rejected)} bad rows: {answer.rejected[0].reason}")
+                    bad = answer.rejected or answer.tail
+                    raise BadAnswer(f"{series}: {len(bad)} bad rows: {bad[0].reason}")
                 refused = believe(answer)
                 if refused:
                     raise BadAnswer(f"{series}: {refused}")
             except DataPipelineError as error:
+                if refusals == 0 and _may_pass(error):
+                    refusals += 1
+                    log.info("asking once more in %.0f s: %s", PAUSE_REFUSED, error)
+                    await self.clock.sleep(PAUSE_REFUSED)
+                    self._count_retry()
+                    continue
                 attempt += 1 if isinstance(error, BadAnswer) else 0
                 await patience.failed(error)
                 continue
@@ -160,14 +180,19 @@ class Asker:
         if not isinstance(raw, list):
             raise BadAnswer(f"{series}: the answer is no list of candles")
         if call.parsed or call.rows is None:
-            frame, kept, broken = rows_to_frame(raw, lambda row: row)  # type: ignore[arg-type, return-value]
+            frame = rows_to_frame(raw, lambda row: row)  # type: ignore[arg-type, return-value]
         else:
             parse, market = self.client.ccxt.parse_ohlcv, call.market
-            frame, kept, broken = rows_for(self.client.id, market)(raw, lambda row: parse(row, market))
+            frame = rows_for(self.client.id, market)(raw, lambda row: parse(row, market))
         if series.kind != "trade":
             frame = frame.with_columns(frame["volume"].fill_nan(0.0))  # mark and index candles have none
-        verdict = check_rows(frame, grid, kept)
-        return Rows(verdict.good, (*broken, *verdict.rejected), since, limit)
+        verdict = check_rows(frame, grid, raw, latest=now + WEEK)
+        return Rows(verdict.good, verdict.rejected, since, limit, verdict.tail, verdict.strays)
+
+
+def _may_pass(error: DataPipelineError) -> bool:
+    """Whether a refusal that looks final may come from a firewall or a node that erred: the symbol is listed."""
+    return isinstance(error, UnknownSymbol) or (isinstance(error, ExchangeError) and error.status in (403, 404))
 
 
 def _window(attempt: int, anchored: bool) -> tuple[int, int]:
@@ -179,13 +204,6 @@ def _window(attempt: int, anchored: bool) -> tuple[int, int]:
     if not anchored or attempt < 3:
         return 0, 1_000_000
     return (1, 1_000_000) if attempt < 5 else (2, 100)
-
-
-def check_future(answer: Rows, now: int) -> None:
-    """Refuse an answer with a candle that lies a week or more after the exchange's time."""
-    last = answer.last
-    if last is not None and last > now + WEEK:
-        raise BadAnswer(f"a candle of the future, {iso(last)}, while the exchange's time is {iso(now)}")
 
 
 def _check_anchor(series: SeriesId, answer: Rows, anchor: Anchor | None) -> None:
@@ -203,20 +221,25 @@ def _check_anchor(series: SeriesId, answer: Rows, anchor: Anchor | None) -> None
     values: Values = answer.good.row(index)[1:]
     known = anchor.seen
     anchor.votes[values] += 1
+    # An earlier page once more ends with the anchor too, and says nothing of what follows.
+    if index == len(answer.good) - 1 and open_at(answer.good, 0) >= answer.since and not answer.rejected:
+        anchor.alone += 1
     if known and anchor.votes[values] < 2:
         raise BadAnswer(f"{series}: the candle of {iso(anchor.open)} has other values than before")
 
 
 class _Defects:
-    """Tells rows that are bad for good from an answer that went wrong once."""
+    """Tells rows that are bad for good from an answer that went wrong once. What a bad row says may change."""
 
     def __init__(self) -> None:
-        self._last: tuple[Rejected, ...] = ()
+        self._last: list[tuple[int, str]] = []
         self._count = 0
 
     def settled(self, answer: Rows, grid: Timeframe | None, series: SeriesId) -> bool:
         """True if the answer has no bad rows, or the same ones as all of the last SAME_DEFECTS answers."""
-        found = tuple(sorted(answer.rejected, key=lambda row: (row.open or 0, row.raw, row.reason)))
+        # Bad rows at the end of an answer can wait for the next one, if good rows come before them.
+        rows = answer.rejected if len(answer.good) > 1 else answer.rejected + answer.tail
+        found = sorted((row.open or 0, row.reason) for row in rows)
         if not found:
             self._count = 0
             return True
@@ -225,13 +248,13 @@ class _Defects:
         if self._count < SAME_DEFECTS:
             return False
         if len(found) >= 3 and not len(answer.good) and grid is not None:
-            _refuse_other_grid(found, series)
+            _refuse_other_grid(answer.rejected, series)
         return True
 
 
 def _refuse_other_grid(found: tuple[Rejected, ...], series: SeriesId) -> None:
     """Not bad rows but another calendar: weeks that begin on Thursdays, days at UTC+8."""
-    if all(row.reason == OFF_GRID for row in found):
+    if found and all(row.reason == OFF_GRID for row in found):
         raise ExchangeRefused(
             f"{series}: no candle opens on the timeframe's grid, for example {iso(found[0].open or 0)}",
             hint="this exchange lays the timeframe on the calendar in another way; fetch a shorter one, such as 1h",

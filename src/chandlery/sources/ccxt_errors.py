@@ -89,6 +89,12 @@ def class_of(error: Exception) -> type[ExchangeError]:
 
 def to_error(error: Exception, reply: Reply, *, exchange: str, now: int) -> ExchangeError:
     """The error to raise for what ccxt raised, and the reply that it came from. `now` is the local clock, epoch ms."""
+    ours = _to_error(error, reply, exchange=exchange, now=now)
+    ours.status = reply.status
+    return ours
+
+
+def _to_error(error: Exception, reply: Reply, *, exchange: str, now: int) -> ExchangeError:
     status = reply.status
     said = f"{exchange}: {describe(error, reply)}"
     if status in DEFAULT_WAIT_MS or (status == 503 and "retry-after" in reply.headers):
@@ -100,6 +106,8 @@ def to_error(error: Exception, reply: Reply, *, exchange: str, now: int) -> Exch
         return ExchangeRefused(said, hint=_HINTS.get(status, ""))
     if ours is RateLimited:
         return RateLimited(said, hint="the exchange asks for fewer requests; lower --budget")
+    if ours is ExchangeUnavailable and not status:
+        return ExchangeUnavailable(said, hint="nothing answers: check the network or --exchange-url")
     return ours(said)
 
 

@@ -6,6 +6,7 @@ import asyncio
 import difflib
 import logging
 import math
+from collections import defaultdict
 from collections.abc import AsyncIterator, Mapping
 from email.utils import parsedate_to_datetime
 from pathlib import Path
@@ -17,11 +18,12 @@ from chandlery.candle import CandlePage, SeriesId
 from chandlery.clock import Clock, SystemClock
 from chandlery.errors import BadAnswer, ExchangeRefused, UnknownSymbol, UnknownTimeframe
 from chandlery.ledger import Fact
-from chandlery.sources.asking import Asker, check_future
+from chandlery.sources.asking import Asker
 from chandlery.sources.bans import state_folder
 from chandlery.sources.base import Estimate, Market, Source, Traffic
 from chandlery.sources.ccxt_client import DECLARING, Client
 from chandlery.sources.edges import Beginning, Edges
+from chandlery.sources.holes import Usual
 from chandlery.sources.pacing import Pacer
 from chandlery.sources.retry import persist
 from chandlery.sources.walk import Walk
@@ -100,6 +102,7 @@ class CcxtRest(Source):
         self._loading = asyncio.Lock()
         self._loaded_types: tuple[str, ...] | None = None
         self._beginnings: dict[SeriesId, Beginning | None] = {}
+        self._usual: defaultdict[SeriesId, Usual] = defaultdict(Usual)
         self._warned_clock = False
 
     @property
@@ -215,6 +218,7 @@ class CcxtRest(Source):
             now=now,
             page=self._page(series),
             source=self.name,
+            usual=self._usual[series],
         )
         async for said in walk.run():
             yield said
@@ -227,10 +231,10 @@ class CcxtRest(Source):
         count = max(1, min(limit, self._page(series)))
         start = frame.add(frame.floor(now), 1 - count) if since is None else since
         answer = await self._asker.once(series, series.timeframe, start, count, now, frame)
-        check_future(answer, now)
-        if answer.rejected:
+        bad = answer.rejected + answer.tail
+        if bad:
             raise BadAnswer(
-                f"{series}: {len(answer.rejected)} bad rows: {answer.rejected[0].reason}",
+                f"{series}: {len(bad)} bad rows: {bad[0].reason}",
                 hint="ask again; `fetch_and_store` does that by itself",
             )
         moments = pl.col("time").dt.epoch("ms")

@@ -13,56 +13,80 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
-from chandlery.candle import SCHEMA, VALUES, Rejected
-from chandlery.validate import raw_text
+from chandlery.candle import SCHEMA, VALUES
+from chandlery.validate import FRACTION, LATEST, NO_ROW, NO_TIME
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 ParseRow = Callable[[object], Sequence[object]]
-#: Rows as they came, and ccxt's parser of one row -> frame, the raw row of each frame row, rows without an open time.
-RowsToFrame = Callable[[Sequence[object], ParseRow], "tuple[pl.DataFrame, Sequence[object], list[Rejected]]"]
+#: Rows as they came, and ccxt's parser of one row -> a frame with a row for each of them, in the same order.
+RowsToFrame = Callable[[Sequence[object], ParseRow], pl.DataFrame]
 
 _TIME = pl.Datetime("ms", "UTC")
 
 
-def rows_to_frame(
-    raw: Sequence[object], parse_row: ParseRow
-) -> tuple[pl.DataFrame, Sequence[object], list[Rejected]]:
+def rows_to_frame(raw: Sequence[object], parse_row: ParseRow) -> pl.DataFrame:
     """Parse rows of any exchange. What is null, text or missing becomes NaN, which validation refuses.
 
-    Returns the frame (candle.SCHEMA, in the order of the answer), the raw row of each of its rows, and the rows that
-    are not rows at all or have no open time.
+    Returns a frame (candle.SCHEMA) with one row for each row of the answer, in its order. The `time` of one whose open
+    time cannot be read is NO_TIME, NO_ROW or FRACTION.
     """
     # A parser of another project meets a row off the network: anything can happen, and the slow way says what.
     with suppress(Exception):
         table = np.array([parse_row(row) for row in raw], dtype=np.float64)
-        if table.shape == (len(raw), 6) and bool(np.isfinite(table[:, 0]).all()):
-            return _frame(table[:, 0].astype(np.int64), table.T[1:]), raw, []
-    return _row_by_row(raw, parse_row)
+        times = table[:, 0]
+        whole = table.shape == (len(raw), 6) and bool(((times == np.floor(times)) & (times < LATEST)).all())
+        texts = [value for row in raw for value in _fields(row) if isinstance(value, str)]
+        if whole and _plain("".join(texts)) and not _fractions(raw):
+            return _frame(times.astype(np.int64), table.T[1:])
+    table = np.array([_one_row(row, parse_row) for row in raw], dtype=np.float64).reshape(-1, 6)
+    return _frame(table[:, 0].astype(np.int64), table.T[1:])
 
 
-def _row_by_row(
-    raw: Sequence[object], parse_row: ParseRow
-) -> tuple[pl.DataFrame, Sequence[object], list[Rejected]]:
-    table: list[list[float]] = []
-    kept: list[object] = []
-    refused: list[Rejected] = []
-    for row in raw:
-        try:
-            if not isinstance(row, list | tuple | dict):
-                raise TypeError
-            parsed = [_number(value) for value in parse_row(row)]
-        except Exception:  # noqa: BLE001 - as above
-            refused.append(Rejected(None, raw_text(row), "not a row of a candle"))
-            continue
-        if not parsed or not np.isfinite(parsed[0]):
-            refused.append(Rejected(None, raw_text(row), "no open time"))
-            continue
-        table.append((parsed + [float("nan")] * 6)[:6])
-        kept.append(row)
-    numbers = np.array(table, dtype=np.float64).reshape(-1, 6)
-    return _frame(numbers[:, 0].astype(np.int64), numbers.T[1:]), kept, refused
+def _fields(row: object) -> Sequence[object]:
+    """The values of a raw row, whatever it is."""
+    if isinstance(row, dict):
+        return list(row.values())
+    return row if isinstance(row, list | tuple) else ()
+
+
+def _plain(text: str) -> bool:
+    """Whether numbers in `text` are only what JSON takes for numbers: float() also takes "1_0", " 1" and "１"."""
+    return text.isascii() and (not text or text.isprintable()) and " " not in text and "_" not in text
+
+
+def _fractions(raw: Sequence[object]) -> bool:
+    """Whether an open time has a fraction: ccxt cuts it off."""
+    return any(
+        isinstance(row, list | tuple) and row and isinstance(row[0], float) and row[0] % 1 != 0 for row in raw
+    )
+
+
+def _one_row(row: object, parse_row: ParseRow) -> list[float]:
+    """One row as numbers, NaN for what is none, its open time told by a sentinel where it cannot be read."""
+    lost = [float("nan")] * 5
+    if not isinstance(row, list | tuple | dict) or not row:
+        return [NO_ROW, *lost]
+    try:
+        parsed = [_number(value) for value in parse_row(row)]
+    except Exception:  # noqa: BLE001 - as above
+        return [NO_ROW, *lost]
+    if not parsed or not np.isfinite(parsed[0]) or parsed[0] < 0:
+        return [NO_TIME, *lost]
+    if parsed[0] % 1 or _fractions([row]):
+        return [FRACTION, *lost]
+    if any(isinstance(value, str) and not _plain(value) and _is_number(value) for value in _fields(row)):
+        return [min(parsed[0], LATEST), *lost]
+    return [min(parsed[0], LATEST), *(parsed[1:] + lost)[:5]]
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _number(value: object) -> float:
@@ -81,16 +105,13 @@ def _frame(times: NDArray[np.int64], values: NDArray[np.float64]) -> pl.DataFram
     return frame
 
 
-def binance_rows(
-    raw: Sequence[object], parse_row: ParseRow
-) -> tuple[pl.DataFrame, Sequence[object], list[Rejected]]:
+def binance_rows(raw: Sequence[object], parse_row: ParseRow) -> pl.DataFrame:
     """Binance spot and linear klines: [open time, open, high, low, close, volume, ...], numbers as text."""
     try:
         times, *texts = list(zip(*raw, strict=True))[:6]
-        if set(map(type, times)) == {int}:
+        if set(map(type, times)) == {int} and len(texts) == 5 and _plain("".join(map("".join, texts))):
             values = np.array([list(map(float, column)) for column in texts], dtype=np.float64)
-            if values.shape == (5, len(raw)):
-                return _frame(np.array(times, dtype=np.int64), values), raw, []
+            return _frame(np.array(times, dtype=np.int64), values)
     except (TypeError, ValueError, OverflowError):  # a null, a short row: the general way says which
         pass
     return rows_to_frame(raw, parse_row)

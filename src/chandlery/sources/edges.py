@@ -115,6 +115,17 @@ class Edges:
                 return found
         raise BadAnswer(f"{self.series}: answers disagree on what follows {iso(known)}")
 
+    async def longer_after(self, known: int) -> bool:
+        """Whether a longer timeframe shows a candle that opens after the one that holds `known`."""
+        longer = [frame for frame in self.levels if frame != self.frame]
+        if not longer:
+            return False
+        self._left = REQUESTS
+        fits = [f for f in longer if f.nominal_ms * (SURE_PAGE - 4) >= self.now - known]
+        frame = (fits or longer[-1:])[0]
+        spans = await self.look(frame, known - 2 * frame.nominal_ms, within=(known, known + 1))
+        return any(a > known for a, _ in spans)
+
     async def _first_of(self, found: int, since: int) -> int:
         """The first candle at or after `since` that an answer from a little before `found` on shows."""
         begin = max(self.frame.add(found, -5), self.frame.ceil(max(0, since)))

@@ -2,21 +2,26 @@
 
 Each answer must begin with the candle that the one before ended with; so the two are known to touch, a hole between
 two candles of one answer is a hole of the exchange, and `since` was not ignored. The last candle of an answer is held
-back until another answer confirms it. Where an answer brings nothing new, a candle further on is looked for: only
-where there is one are the slots before it absent.
+back until another answer confirms it, and so are holes that are unusual (see `holes`). Where an answer brings nothing
+new, a candle further on is looked for: only where there is one are the slots before it absent.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from chandlery.candle import CandlePage, Rejected, SeriesId
 from chandlery.errors import BadAnswer
 from chandlery.ledger import Fact, State
-from chandlery.sources.asking import AGREE_AT_END, Anchor, Asker, Rows, open_at, place_of
+from chandlery.sources.asking import AGREE_AT_END, SAME_DEFECTS, Anchor, Asker, Rows, open_at, place_of
 from chandlery.sources.edges import Beginning, Edges
+from chandlery.sources.holes import Holes, Usual, holes_in
+from chandlery.sources.retry import backoff
+from chandlery.timeframe import DAY
 from chandlery.timerange import TimeRange
 from chandlery.when import iso
 
@@ -24,8 +29,20 @@ if TYPE_CHECKING:
     import polars as pl
 
     from chandlery.sources.base import Market
+    from chandlery.timeframe import Timeframe
 
 log = logging.getLogger("chandlery.sources.walk")
+
+#: Further answers that must show nothing behind a candle before the slots there are called absent.
+LOOKS_ACROSS = 3
+#: Rounds of looks, each of two or three different ones, before a market that no longer trades is said to have ended.
+ROUNDS_AT_END = 2
+#: How often an end may prove to be none before the answers are called contradictory.
+FALSE_ENDS = 6
+#: Answers with nothing new that count as an end even if none of them begins where it should.
+ENDS_ANYHOW = 8
+#: Times that the first candle is looked for before the exchange is believed to have none.
+BEGINNINGS = 3
 
 
 class Walk:
@@ -43,6 +60,7 @@ class Walk:
         now: int,
         page: int,
         source: str,
+        usual: Usual | None = None,
     ) -> None:
         self.asker = asker
         self.edges = edges
@@ -54,7 +72,10 @@ class Walk:
         self.now = now
         self.page = page
         self.source = source
+        self.usual = usual or Usual()
         self.done = span.since
+        self._false_ends = 0
+        self._dice = random.Random()
 
     async def run(self) -> AsyncIterator[CandlePage | Fact]:
         """Everything that may be said of the span, upwards."""
@@ -62,39 +83,45 @@ class Walk:
             return
         rows = await self._ask(self.frame.add(self.span.since, -1), None)
         anchor = self._first_anchor(rows)
-        if anchor is None:
+        if anchor is None and not self._begins_bad(rows):
             facts, anchor = await self._beginning()
             for fact in facts:
                 yield fact
-            if anchor is None or self.done >= self.span.until:
+            if self.done >= self.span.until:
                 return
             rows = await self._ask(anchor.open, anchor)
         while True:
-            page = self._page(rows)
-            if page is not None:
+            rows = await self._confirmed(rows)
+            for page in self._pages(rows):
                 yield page
             if self.done >= self.span.until:
                 return
             last = rows.last
-            if last is not None and last > anchor.open:
+            if last is not None and (anchor is None or last > anchor.open):
                 anchor = self._anchor_of(rows, last)
             elif self._bad_until(rows) > self.done:
                 # Nothing but refused rows: they are handed on, and the next answer must begin with the last of them.
                 worst = self._last_bad(rows)
                 yield self._said(min(self._bad_until(rows), self.span.until), rows, "rows refused")
+                if self.done >= self.span.until:
+                    return
                 rows = await self._ask_from_bad(worst)
                 continue
-            elif anchor.seen >= AGREE_AT_END:
-                if anchor.open >= self.frame.add(self.span.until, -1):
-                    # Nothing can follow inside the span; answers agree on its last candle.
-                    yield self._said(self.span.until, rows, "the last candle of the range, confirmed")
-                    return
-                following, said = await self._across(anchor, rows)
+            elif anchor is None:
+                raise BadAnswer(f"{self.series}: nothing follows the refused row of {iso(self._last_bad(rows))}")
+            elif anchor.open >= self.frame.add(self.span.until, -1) and anchor.seen >= AGREE_AT_END:
+                # Nothing can follow inside the span; answers agree on its last candle.
+                yield self._said(self.span.until, rows, "the last candle of the range, confirmed")
+                return
+            elif anchor.alone >= AGREE_AT_END or anchor.seen >= ENDS_ANYHOW:
+                going, said = await self._across(anchor, rows)
                 for one in said:
                     yield one
-                if following is None or self.done >= self.span.until:
+                if going is None or self.done >= self.span.until:
                     return
-                anchor = Anchor(following)
+                anchor = going
+            elif anchor.alone > 1:
+                await self._pause(anchor.alone)
             rows = await self._ask(anchor.open, anchor)
 
     # -- the beginning ---------------------------------------------------------------------------------------------
@@ -107,12 +134,23 @@ class Walk:
                 return self._anchor_of(rows, moment)
         return None
 
-    async def _beginning(self) -> tuple[Sequence[Fact], Anchor | None]:
+    def _begins_bad(self, rows: Rows) -> bool:
+        """Whether the row before the span, or its first one, came and was refused."""
+        first = (self.frame.add(self.span.since, -1), self.span.since)
+        return any(row.open is not None and self.frame.floor(row.open) in first for row in rows.rejected)
+
+    async def _beginning(self) -> tuple[Sequence[Fact], Anchor]:
         """Why the span does not begin with a candle: it lies before the listing, out of reach, or in a hole."""
         first = await self.beginning()
+        for turn in range(1, BEGINNINGS):
+            if first is None:
+                await self._pause(turn)
+                first = await self.beginning()
         if first is None:
-            log.warning("%s: the exchange gives no candle at all", self.series)
-            return (), None
+            raise BadAnswer(
+                f"{self.series}: the exchange gives no candle at all, though it lists the market",
+                hint="run again later; until then every slot is missing",
+            )
         facts: list[Fact] = []
         if first.open > self.span.since:
             until = min(first.open, self.span.until)
@@ -128,11 +166,21 @@ class Walk:
 
     # -- going on --------------------------------------------------------------------------------------------------
 
-    async def _ask(self, since: int, anchor: Anchor | None, begins_with: int | None = None) -> Rows:
+    async def _ask(
+        self, since: int, anchor: Anchor | None, begins_with: int | None = None, *, room: int = 0
+    ) -> Rows:
+        unplaced = 0
+
         def believe(rows: Rows) -> str:
-            if begins_with is None or any(row.open == begins_with for row in rows.rejected):
-                return ""
-            return f"the refused row of {iso(begins_with)} is not in the answer"
+            nonlocal unplaced
+            if begins_with is not None and not any(row.open == begins_with for row in rows.rejected):
+                return f"the refused row of {iso(begins_with)} is not in the answer"
+            if rows.strays and not rows.rejected and self._holes(rows):
+                # Refused rows were seen to come again and again; what is merely in no order is asked for again here.
+                unplaced += 1
+                if unplaced < SAME_DEFECTS:
+                    return f"{rows.strays} rows are not in their places"
+            return ""
 
         # Two more than the span needs: the anchor, and a candle after the last one to confirm it.
         need = self.frame.count(since, self.span.until) + 1
@@ -140,24 +188,81 @@ class Walk:
             self.series,
             self.series.timeframe,
             max(0, since),
-            max(2, min(self.page, need)),
+            room or max(2, min(self.page, need)),
             now=self.now,
             grid=self.frame,
             anchor=anchor,
             believe=believe,
+            until=self.span.until,
         )
+
+    def _holes(self, rows: Rows, since: int | None = None) -> Holes:
+        """The holes of an answer in what it adds to what was said."""
+        last = min(rows.last or 0, self.span.until)
+        return holes_in(self.frame, rows.good, rows.rejected, self.done if since is None else since, last)
+
+    async def _confirmed(self, rows: Rows) -> Rows:
+        """An answer whose holes may be believed: usual ones, or ones that two answers show."""
+        holes = self._holes(rows)
+        looked = False
+        if holes and not rows.strays and self.usual.wants_look(holes):
+            looked = True
+            patience = self.asker.patience()
+            while holes and not rows.strays:
+                start = self._candle_before(rows, holes.first[0])
+                anchor = None if start is None else self._anchor_of(rows, start)
+                other = await self._ask(rows.since if start is None else start, anchor)
+                since = max(self.done, other.since if start is None else start)
+                same = self._agree(rows, other, since)
+                if other.last is not None and other.last > since:
+                    rows = _both(rows, other, self.frame)
+                    holes = self._holes(rows)
+                if same:
+                    break
+                if holes:
+                    await patience.failed(BadAnswer(f"{self.series}: answers disagree on what is absent"))
+        self.usual.believed(holes, confirmed=looked)
+        return rows
+
+    def _agree(self, rows: Rows, other: Rows, since: int) -> bool:
+        """Whether both answers have the same holes from `since` to where the shorter of them ends."""
+        last = min(rows.last or 0, other.last or 0, self.span.until)
+        if last <= since:
+            return False
+        one, two = (holes_in(self.frame, r.good, r.rejected, since, last) for r in (rows, other))
+        return one == two
+
+    def _candle_before(self, rows: Rows, slot: int) -> int | None:
+        """Open time of the last good candle before a slot."""
+        index = place_of(rows.good, self.frame.open_of(slot))
+        return open_at(rows.good, index - 1) if index else None
+
+    async def _pause(self, turn: int) -> None:
+        await self.asker.clock.sleep(backoff(turn, self._dice))
 
     def _anchor_of(self, rows: Rows, moment: int) -> Anchor:
         anchor = Anchor(moment)
         anchor.votes[rows.good.row(place_of(rows.good, moment))[1:]] += 1
         return anchor
 
-    def _page(self, rows: Rows) -> CandlePage | None:
-        """What an answer says: everything up to its last candle, which is held back."""
+    def _pages(self, rows: Rows) -> Iterator[CandlePage]:
+        """What an answer says: everything up to its last candle, which is held back.
+
+        Where rows cannot be placed any hole may be theirs, so nothing is said of the holes.
+        """
         last = rows.last
         if last is None or last <= self.done:
-            return None
-        return self._said(min(last, self.span.until), rows, "answer")
+            return
+        until = min(last, self.span.until)
+        holes = self._holes(rows) if rows.strays else Holes()
+        for slot, length in zip(holes.first, holes.length, strict=True):
+            hole = TimeRange(self.frame.open_of(slot), self.frame.open_of(slot + length))
+            if hole.since > self.done:
+                yield self._said(hole.since, rows, "answer")
+                rows.rejected = tuple(row for row in rows.rejected if row.open is not None)
+            self.done = hole.until
+        if until > self.done:
+            yield self._said(until, rows, "answer")
 
     def _said(self, until: int, rows: Rows, evidence: str) -> CandlePage:
         answered = TimeRange(self.done, until)
@@ -175,25 +280,68 @@ class Walk:
             rejected=tuple(rejected),
         )
 
-    async def _across(self, anchor: Anchor, rows: Rows) -> tuple[int | None, list[CandlePage | Fact]]:
-        """After a candle with nothing behind it: the next one, if there is one, and what may be said up to it."""
+    async def _across(self, anchor: Anchor, rows: Rows) -> tuple[Anchor | None, list[CandlePage | Fact]]:
+        """After a candle with nothing behind it: the anchor to go on from, None at the end, and what may be said."""
         said: list[CandlePage | Fact] = []
         following = await self.edges.next_after(anchor.open)
         behind = self.frame.next(anchor.open)
-        if following is None:
-            if self.done < behind:
-                said.append(self._said(min(behind, self.span.until), rows, "the last candle, confirmed"))
-            if not self.market.active and self.done < self.span.until:
-                reason = f"no longer traded; the last candle is {iso(anchor.open)}"
-                said.append(Fact(TimeRange(self.done, self.span.until), State.AFTER_END, reason))
-                self.done = self.span.until
-            return None, said
-        if following < behind:
-            raise BadAnswer(f"{self.series}: the walk does not get past {iso(anchor.open)}")
-        evidence = f"no candle between {iso(anchor.open)} and {iso(following)}, seen by two looks"
-        if following > self.done:
-            said.append(self._said(min(following, self.span.until), rows, evidence))
-        return following, said
+        certain = not (rows.strays or rows.tail)
+        if following is not None:
+            if following < behind:
+                raise BadAnswer(f"{self.series}: the walk does not get past {iso(anchor.open)}")
+            if following == behind or (certain and not await self._nothing_after(anchor)):
+                return self._false_end(anchor), said
+            evidence = f"no candle between {iso(anchor.open)} and {iso(following)}, seen by several looks"
+            if not certain and self.done < behind:
+                until = min(behind, self.span.until)
+                said.append(self._said(until, _with_tail(rows), "rows without a place follow"))
+            if not certain:
+                self.done = max(self.done, min(following, self.span.until))
+            elif following > self.done:
+                said.append(self._said(min(following, self.span.until), rows, evidence))
+            return Anchor(following), said
+        ended = certain and not self.market.active and self.now - behind > DAY and self.done < self.span.until
+        if ended and await self._goes_on(anchor):
+            return self._false_end(anchor), said
+        if self.done < behind:
+            said.append(self._said(min(behind, self.span.until), _with_tail(rows), "the last candle, confirmed"))
+        if ended and self.done < self.span.until:
+            reason = f"no longer traded; the last candle is {iso(anchor.open)}"
+            said.append(Fact(TimeRange(self.done, self.span.until), State.AFTER_END, reason))
+            self.done = self.span.until
+        return None, said
+
+    def _false_end(self, anchor: Anchor) -> Anchor:
+        """The same candle as a new anchor, because something follows it after all."""
+        self._false_ends += 1
+        if self._false_ends > FALSE_ENDS:
+            raise BadAnswer(f"{self.series}: answers disagree on what follows {iso(anchor.open)}")
+        return Anchor(anchor.open)
+
+    async def _nothing_after(self, anchor: Anchor) -> bool:
+        """Whether further answers from the anchor on show nothing after it either."""
+        for turn in range(1, LOOKS_ACROSS + 1):
+            await self._pause(turn)
+            rows = await self._ask(anchor.open, anchor)
+            if (rows.last or 0) > anchor.open or rows.rejected or rows.tail:
+                return False
+        return True
+
+    async def _goes_on(self, anchor: Anchor) -> bool:
+        """Whether any of several different looks shows a candle after the anchor of a market that no longer trades."""
+        behind = self.frame.next(anchor.open)
+        for turn in range(1, ROUNDS_AT_END + 1):
+            await self._pause(2 * turn)
+            rows = await self._ask(behind, None, room=self.page)
+            if (rows.last or 0) > anchor.open or rows.rejected or rows.tail:
+                return True
+            await self._pause(2 * turn + 1)
+            rows = await self._ask(anchor.open, anchor, room=self.page)
+            if (rows.last or 0) > anchor.open or rows.rejected or rows.tail:
+                return True
+            if await self.edges.longer_after(anchor.open):
+                return True
+        return False
 
     def _last_bad(self, rows: Rows) -> int:
         """Open time of the last refused row, -1 for none."""
@@ -211,6 +359,27 @@ class Walk:
 def _has(frame: pl.DataFrame, moment: int) -> bool:
     index = place_of(frame, moment)
     return index < len(frame) and open_at(frame, index) == moment
+
+
+def _both(rows: Rows, other: Rows, frame: Timeframe) -> Rows:
+    """Two answers as one, up to where the shorter one ends; a candle that either shows is taken."""
+    import polars as pl
+
+    last = min(rows.last or 0, other.last or 0)
+    good = pl.concat([other.good, rows.good]).unique("time", keep="first").sort("time")
+    good = good.head(place_of(good, last + 1))
+    refused = {row.open: row for row in (*rows.rejected, *other.rejected) if row.open is not None}
+    kept = tuple(
+        row
+        for opened, row in sorted(refused.items())
+        if opened <= last and not _has(good, frame.floor(opened))
+    )
+    return Rows(good, kept, rows.since, rows.limit, other.tail, rows.strays + other.strays)
+
+
+def _with_tail(rows: Rows) -> Rows:
+    """The answer with its rows without a place among the refused ones, for the record."""
+    return replace(rows, rejected=rows.rejected + rows.tail)
 
 
 def _cut(frame: pl.DataFrame, part: TimeRange) -> pl.DataFrame:
