@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import polars as pl
 import pytest
 
 from chandlery.backfill import Backfill, Want
-from chandlery.candle import SeriesId
-from chandlery.errors import SeriesLocked, UnknownSymbol, UsageError
-from chandlery.exchange import ExchangeSettings, LocalExchange
-from chandlery.ledger import State
+from chandlery.candle import CandlePage, SeriesId
+from chandlery.errors import ExchangeError, SeriesLocked, StoreUnreadable, UnknownSymbol, UsageError
+from chandlery.exchange import ExchangeSettings, Faults, LocalExchange, parse_fault
+from chandlery.ledger import Fact, State, aligned
 from chandlery.report import PlanReport, RunReport
 from chandlery.sources import open_source
 from chandlery.stores import open_store
-from chandlery.stores.base import Store
+from chandlery.stores.base import Ask, Page, SeriesFact, Store
 from chandlery.timeframe import DAY, HOUR, MINUTE
+from chandlery.timerange import TimeRange
 from chandlery.verify import verify_series
 from chandlery.when import parse_when
 
@@ -35,13 +38,20 @@ def exchange() -> Iterator[LocalExchange]:
 
 
 def run(
-    exchange: LocalExchange, store: Store, wants: Sequence[Want], *, recheck: int = DAY, repair: bool = False
+    exchange: LocalExchange,
+    store: Store,
+    wants: Sequence[Want],
+    *,
+    recheck: int = DAY,
+    repair: bool = False,
+    doubt_absent: bool = False,
 ) -> RunReport:
     """One run with a source of its own."""
 
     async def fetch() -> RunReport:
         async with open_source("binance", url=exchange.url) as source:
-            return await Backfill(source, store, recheck=recheck, repair=repair).run(wants)
+            backfill = Backfill(source, store, recheck=recheck, repair=repair, doubt_absent=doubt_absent)
+            return await backfill.run(wants)
 
     return asyncio.run(fetch())
 
@@ -249,6 +259,167 @@ def test_known_series_goes_on_from_its_earliest_ask(exchange: LocalExchange, tmp
         assert report.ok
         assert report.series[0].span.since == HOURLY.frame.ceil(NOW - 9 * DAY)
         assert report.series[1].span.since == HOURLY.frame.ceil(NOW - 30 * DAY)
+
+
+@pytest.mark.parametrize("kind", ["memory:", "embedded"])
+def test_wrong_end_of_a_market_that_trades_is_asked_again(
+    exchange: LocalExchange, tmp_path: Path, kind: str
+) -> None:
+    """An end that was recorded wrongly or is outdated is found out by the next fetch, without any option."""
+    want, since, until = Want(HOURLY, NOW - 20 * DAY, NOW - 2 * DAY), NOW - 12 * DAY, NOW - 2 * DAY
+    with open_store(tmp_path if kind == "embedded" else kind) as store:
+        assert run(exchange, store, [Want(HOURLY, NOW - 20 * DAY, since)]).ok
+        ended = Fact(TimeRange(HOURLY.frame.ceil(since), until), State.AFTER_END, "no longer traded", NOW)
+        store.write([Ask(HOURLY, TimeRange(since, until), NOW, 0), SeriesFact(HOURLY, ended)])
+        assert run(exchange, store, [want]).ok
+        assert store.candles(HOURLY).equals(exchange.truth("BTC/USDT", "1h", NOW - 20 * DAY, until))
+        assert store.ledger(HOURLY).facts == ()
+
+
+def test_wrong_listing_is_found_out_by_repair_and_by_since_listing(
+    exchange: LocalExchange, tmp_path: Path
+) -> None:
+    """A listing recorded too late is moved back: by repair, by --since listing, and not by a fetch of that range."""
+    series = SeriesId("binance", "BTC/USDT", "1d")
+    since, until = parse_when("2017-08-01", now=0), parse_when("2017-10-01", now=0)
+    listed, wrong = parse_when("2017-08-17", now=0), parse_when("2017-09-10", now=0)
+    for number, way in enumerate(("repair", "listing")):
+        with open_store(tmp_path / str(number)) as store:
+            false = Fact(TimeRange(since, wrong), State.BEFORE_LISTING, "listed later", NOW)
+            store.write([Ask(series, TimeRange(since, until), NOW, 0), SeriesFact(series, false)])
+            assert run(exchange, store, [Want(series, since, until)]).ok
+            assert store.opens(series)[0] == wrong
+            start = "listing" if way == "listing" else since
+            assert run(exchange, store, [Want(series, start, until)], repair=way == "repair").ok
+            assert store.candles(series).equals(exchange.truth("BTC/USDT", "1d", since, until))
+            facts = store.ledger(series).facts
+            assert [(f.state, f.range) for f in facts] == [(State.BEFORE_LISTING, TimeRange(since, listed))]
+            assert verify_series(store, series).ok
+
+
+def test_wrong_reach_is_doubted_by_a_longer_recheck(exchange: LocalExchange, tmp_path: Path) -> None:
+    """What was out of reach is asked again by a recheck that reaches so far, and what comes wins."""
+    since, until = NOW - 20 * DAY, NOW - 2 * DAY
+    with open_store(tmp_path) as store:
+        false = Fact(
+            aligned(HOURLY.frame, TimeRange(since, NOW - 10 * DAY)), State.OUT_OF_REACH, "too old", NOW
+        )
+        store.write([Ask(HOURLY, TimeRange(since, until), NOW, 0), SeriesFact(HOURLY, false)])
+        assert run(exchange, store, [Want(HOURLY, since, until)]).series[0].counts[State.OUT_OF_REACH] == 240
+        assert run(exchange, store, [Want(HOURLY, since, until)], recheck=4000 * DAY).ok
+        assert store.candles(HOURLY).equals(exchange.truth("BTC/USDT", "1h", since, until))
+        assert store.ledger(HOURLY).facts == ()
+
+
+def test_doubted_fact_holds_until_the_exchange_has_answered(exchange: LocalExchange, tmp_path: Path) -> None:
+    """A run that learns nothing takes no fact back; one that walks to the end takes back what does not hold."""
+    clock = "2024-06-20T12:30Z,0"
+    faults = Faults((parse_fault("418:1,retry_after=3600,path=klines,symbol=BTC/USDT"),))
+    span = aligned(HOURLY.frame, TimeRange(NOW - 12 * DAY, NOW - 2 * DAY))
+    ended = Fact(span, State.AFTER_END, "no longer traded", NOW)
+    want = Want(HOURLY, NOW - 12 * DAY, NOW - 2 * DAY)
+    with open_store(tmp_path) as store:
+        store.write([Ask(HOURLY, ended.range, NOW, 0), SeriesFact(HOURLY, ended)])
+        with LocalExchange(ExchangeSettings(clock=clock, weight_limit=0, faults=faults)) as failing:
+            report = run(failing, store, [want]).series[0]
+        assert report.error is not None  # nothing was learnt, so nothing is taken back
+        assert store.ledger(HOURLY).facts != ()
+        assert run(exchange, store, [want]).ok
+        assert store.ledger(HOURLY).facts == ()
+
+
+def test_false_absences_are_asked_again_where_they_are_doubted(
+    exchange: LocalExchange, tmp_path: Path
+) -> None:
+    """Slots wrongly called absent stay so under repair, and are brought where absences are doubted; the true ones stay."""
+    since, until = NOW - 20 * DAY, NOW - 2 * DAY
+    with open_store(tmp_path) as store:
+        span = aligned(HOURLY.frame, TimeRange(since, until))
+        truth = exchange.truth("BTC/USDT", "1h", span.since, span.until)
+        holes = truth.filter(pl.int_range(pl.len()) % 50 > 2)
+        store.write([Ask(HOURLY, span, NOW, 0), Page(CandlePage(HOURLY, span, holes, "test", NOW))])
+        assert run(exchange, store, [Want(HOURLY, since, until)], repair=True).series[0].written == 0
+        before = klines(exchange)
+        report = run(exchange, store, [Want(HOURLY, since, until)], repair=True, doubt_absent=True)
+        assert report.ok
+        assert klines(exchange) - before <= 4
+        assert store.candles(HOURLY).equals(truth)
+
+
+@pytest.mark.parametrize(
+    ("timeframe", "since", "until"),
+    [("1h", "2024-06-01T00:10", "2024-06-01T00:50"), ("1w", "2024-06-04", "2024-06-09")],
+)
+def test_range_without_a_slot_is_a_usage_error(
+    exchange: LocalExchange, tmp_path: Path, timeframe: str, since: str, until: str
+) -> None:
+    """A range in which no candle opens is refused with its bounds and timeframe, and nothing is made."""
+    series = SeriesId("binance", "BTC/USDT", timeframe)
+    want = Want(series, parse_when(since, now=NOW), parse_when(until, now=NOW))
+    with (
+        open_store(tmp_path / "candles") as store,
+        pytest.raises(UsageError, match=f"{timeframe}.*2024-06-0"),
+    ):
+        run(exchange, store, [want])
+    assert not (tmp_path / "candles").exists()
+
+
+def test_new_monthly_series_takes_the_month_under_way(tmp_path: Path) -> None:
+    """Without since a new series has a slot even where none opened in the last 30 days."""
+    series = SeriesId("binance", "BTC/USDT", "1M")
+    with (
+        LocalExchange(ExchangeSettings(clock="2024-05-31T12:30Z,0", weight_limit=0)) as exchange,
+        open_store(tmp_path) as store,
+    ):
+        report = run(exchange, store, [Want(series)]).series[0]
+        assert report.ok
+        assert report.span.since == parse_when("2024-05-01", now=0)
+
+
+def test_refused_run_says_what_is_missing(tmp_path: Path) -> None:
+    """Where the exchange does not even say what it lists, the report has the wanted range, and all of it missing."""
+    faults = Faults((parse_fault("418:1,retry_after=3600,path=exchangeInfo"),))
+    settings = ExchangeSettings(clock="2024-06-20T12:30Z,0", weight_limit=0, faults=faults)
+    with LocalExchange(settings) as exchange, open_store(tmp_path) as store:
+        report = run(exchange, store, [Want(HOURLY, NOW - 2 * DAY, NOW)]).series[0]
+        assert isinstance(report.error, ExchangeError)
+        assert report.span == aligned(HOURLY.frame, TimeRange(NOW - 2 * DAY, NOW))
+        assert report.counts[State.MISSING] == 47
+        assert report.counts[State.PENDING] == 1
+
+
+@pytest.mark.parametrize("how", ["moved", "deleted", "catalogue"])
+def test_store_that_goes_away_during_a_run_is_told(exchange: LocalExchange, tmp_path: Path, how: str) -> None:
+    """A store that is moved or deleted while it is written ends the run with an error, and no new one is begun."""
+    place, other = tmp_path / "candles", tmp_path / "other"
+    series = SeriesId("binance", "BTC/USDT", "5m")
+    since, until = NOW - 120 * DAY, NOW - 30 * DAY
+    before = klines(exchange)
+
+    async def work() -> RunReport:
+        async with open_source("binance", url=exchange.url) as source:
+            task = asyncio.create_task(Backfill(source, store).run([Want(series, since, until)]))
+            while klines(exchange) - before < 8 or not (place / "catalogue.sqlite").exists():  # noqa: ASYNC110
+                await asyncio.sleep(0.001)
+            if how == "moved":
+                place.rename(other)
+            elif how == "deleted":
+                shutil.rmtree(place)
+            else:
+                for file in place.glob("catalogue.sqlite*"):
+                    file.unlink()
+            return await task
+
+    with open_store(place) as store:
+        report = asyncio.run(work())
+    error = report.series[0].error
+    assert isinstance(error, StoreUnreadable)
+    assert "moved or deleted" in str(error)
+    assert not list(tmp_path.glob("candles/catalogue.sqlite"))
+    assert (how == "catalogue") == place.exists()
+    if how == "moved":
+        with open_store(other) as moved:
+            assert verify_series(moved, series).unexplained == 0
 
 
 def test_plan_asks_for_no_candle_and_writes_nothing(exchange: LocalExchange, tmp_path: Path) -> None:

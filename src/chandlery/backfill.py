@@ -17,10 +17,10 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal
 
-from chandlery.candle import CandlePage, SeriesId
+from chandlery.candle import CandlePage, SeriesId, no_candles
 from chandlery.errors import DataPipelineError, ExchangeError, NoSuchSeries, UsageError
 from chandlery.ingest import Door
-from chandlery.ledger import Fact, Ledger, State, aligned, to_ask
+from chandlery.ledger import Fact, Ledger, State, account, aligned, to_ask
 from chandlery.report import (
     PlannedRange,
     PlanReport,
@@ -31,7 +31,7 @@ from chandlery.report import (
     Silent,
 )
 from chandlery.sources.base import Source
-from chandlery.stores.base import Ask, Page, SeriesFact, Store, Written
+from chandlery.stores.base import Ask, NoFact, Page, SeriesFact, Store, Written
 from chandlery.timeframe import DAY
 from chandlery.timerange import RangeSet, TimeRange
 from chandlery.when import iso
@@ -44,6 +44,8 @@ DEFAULT_HISTORY = 30 * DAY
 WALKS = 8
 #: Slots that one walk should have at least before a range is split: splitting costs an overlap candle each time.
 SLOTS_A_WALK = 20_000
+#: Doubted slots so close together are asked for in one range: one answer of any exchange holds so many candles.
+NEAR = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,14 +68,19 @@ class _Job:
     series: SeriesId
     span: TimeRange
     report: SeriesReport
+    active: bool = False  # whether the market trades
+    listed: bool = False  # whether the span begins with the first candle that the exchange gives
     left: RangeSet = field(default_factory=RangeSet)
+    facts: RangeSet = field(default_factory=RangeSet)  # what an earlier run had said a fact of
+    early: RangeSet = field(default_factory=RangeSet)  # those of them that say the candles begin later
 
 
 class Backfill:
     """Brings a store up to what is wanted of one source.
 
     `settle` is in seconds (None: what the source says), `recheck` in milliseconds. `repair` asks again for what is
-    missing, quarantined or damaged even where it was answered before, and journals what comes as repair.
+    missing, quarantined or damaged even where it was answered before, or was before the listing, after the end or out
+    of reach, and journals what comes as repair; `doubt_absent` asks for absent slots too.
     """
 
     def __init__(
@@ -85,6 +92,7 @@ class Backfill:
         recheck: int = DAY,
         wait_lock: bool = False,
         repair: bool = False,
+        doubt_absent: bool = False,
         progress: Progress | None = None,
     ) -> None:
         self.source = source
@@ -93,6 +101,7 @@ class Backfill:
         self.recheck = recheck
         self.wait_lock = wait_lock
         self.repair = repair
+        self.doubt_absent = doubt_absent
         self.progress: Progress = progress or Silent()
         self._walks = asyncio.Semaphore(WALKS)
 
@@ -114,6 +123,11 @@ class Backfill:
                         group.create_task(self._fill(job, now, door))
         finally:
             await asyncio.shield(door.close())
+        try:
+            await asyncio.to_thread(self.store.still_there)
+        except DataPipelineError as error:
+            for job in jobs:
+                job.report.error = job.report.error or error
         traffic = self.source.traffic
         return RunReport(
             seconds=time.monotonic() - began,
@@ -152,15 +166,29 @@ class Backfill:
         return jobs
 
     async def _job(self, want: Want, now: int) -> _Job:
-        empty = TimeRange(now, now)
         try:
-            await self.source.known(want.series)
+            market = await self.source.known(want.series)
             span = await self._span(want, now)
-        except ExchangeError as error:
-            return _Job(want.series, empty, SeriesReport(want.series, empty, error=error))
-        except UsageError as error:
-            return _Job(want.series, empty, SeriesReport(want.series, empty, error=error))
-        return _Job(want.series, span, SeriesReport(want.series, span))
+        except (ExchangeError, UsageError) as error:
+            return self._refused(want, now, error)
+        report = SeriesReport(want.series, span)
+        return _Job(want.series, span, report, active=market.active, listed=want.since == "listing")
+
+    def _refused(self, want: Want, now: int, error: ExchangeError | UsageError) -> _Job:
+        """A job that cannot begin; where the exchange would not say anything, what was wanted is accounted for."""
+        series, span = want.series, TimeRange(now, now)
+        report = SeriesReport(series, span, error=error)
+        if not isinstance(error, UsageError) and isinstance(want.since, int):
+            until = now if want.until is None else min(want.until, now)
+            report.span = aligned(series.frame, TimeRange(want.since, max(want.since, until)))
+            ledger = dataclasses.replace(self._ledger(series), clock=now, settle=self.settle)
+            stored = (
+                self.store.opens(series, report.span)
+                if self.store.knows(series)
+                else no_candles()["time"].to_physical().to_numpy()
+            )
+            report.counts = account(ledger, stored, RangeSet([report.span]), gaps=False).counts
+        return _Job(series, report.span, report)
 
     async def _span(self, want: Want, now: int) -> TimeRange:
         series = want.series
@@ -172,6 +200,8 @@ class Backfill:
                 since = min(asked.since, until)
             else:
                 since = until - DEFAULT_HISTORY
+                if not aligned(series.frame, TimeRange(since, until)):
+                    since = series.frame.floor(since)  # a month or a year that began before
                 self.progress.note(series, f"new here and no --since: taking 30 days, from {iso(since)}")
         elif since == "listing":
             since = await self.source.listing(series)
@@ -186,7 +216,14 @@ class Backfill:
                 f"since {iso(since)} is {what} {iso(now if since >= now else until)}",
                 hint="ranges are half-open, [since, until), and until is at most the exchange's now",
             )
-        return aligned(series.frame, TimeRange(since, until))
+        span = aligned(series.frame, TimeRange(since, until))
+        if not span:
+            raise UsageError(
+                f"no {series.timeframe} candle opens in [{iso(since)}, {iso(until)})",
+                hint=f"candles of {series.timeframe} open at {iso(series.frame.floor(since))} and at"
+                f" {iso(series.frame.next(series.frame.floor(since)))}",
+            )
+        return span
 
     def _ledger(self, series: SeriesId) -> Ledger:
         try:
@@ -196,7 +233,20 @@ class Backfill:
 
     def _left(self, job: _Job, now: int, ledger: Ledger) -> RangeSet:
         """What of the job's span must be asked for."""
-        left = to_ask(ledger, job.span, now=now, settle=self.settle, recheck=self.recheck)
+        if job.listed:
+            ledger = dataclasses.replace(
+                ledger,
+                facts=tuple(f for f in ledger.facts if not _is_early(f) or f.range.until <= job.span.since),
+            )
+        left = to_ask(
+            ledger,
+            job.span,
+            now=now,
+            settle=self.settle,
+            recheck=self.recheck,
+            active=job.active,
+            repair=self.repair,
+        )
         if not self.repair:
             return left
         frame = ledger.timeframe
@@ -224,13 +274,41 @@ class Backfill:
         """Ask for what is left of the job's span, as the one writer of its series."""
         with ExitStack() as held:
             await self._lock(job.series, held)
+            if self.wait_lock:
+                now = await self.source.now()  # who wrote it meanwhile had a later clock
             if self.repair:
                 await asyncio.to_thread(self._forget_damage, job)
             await door.put(Ask(job.series, job.span, now, self.settle))
-            job.left = self._left(job, now, self._ledger(job.series))
+            ledger = self._ledger(job.series)
+            job.facts = RangeSet(f.range for f in ledger.facts)
+            job.early = RangeSet(f.range for f in ledger.facts if _is_early(f))
+            if job.listed:
+                await self._withdraw(job, job.early & RangeSet([job.span]), door)
+            job.left = self._left(job, now, ledger)
+            if self.doubt_absent:
+                job.left |= await asyncio.to_thread(self._absent, job)
             frame = job.series.frame
             self.progress.started(job.series, sum(frame.count(r.since, r.until) for r in job.left))
             await self._walk_all(job, now, door)
+
+    def _absent(self, job: _Job) -> RangeSet:
+        """The absent slots of the job's span, with what lies between those that one answer may hold."""
+        frame = job.series.frame
+        near: list[TimeRange] = []
+        for gap in self.store.account(job.series, RangeSet([job.span])).gaps:
+            if gap.state is not State.ABSENT:
+                continue
+            if near and frame.count(near[-1].until, gap.since) <= NEAR:
+                near[-1] = TimeRange(near[-1].since, gap.until)
+            else:
+                near.append(TimeRange(gap.since, gap.until))
+        return RangeSet(near)
+
+    @staticmethod
+    async def _withdraw(job: _Job, gone: RangeSet, door: Door) -> None:
+        """Let go of facts that turned out not to hold (any longer)."""
+        for part in gone & job.facts:
+            await door.put(NoFact(job.series, part))
 
     async def _account(self, job: _Job) -> None:
         """Count every slot of the job's span from what is stored now."""
@@ -265,14 +343,14 @@ class Backfill:
                 except DataPipelineError as error:
                     failed.append(error)
 
-        parts = [p for r in await self._from_listing(job, door) for p in _split(r, job.series)]
+        parts = [p for r in await self._from_listing(job, now, door) for p in _split(r, job.series)]
         async with asyncio.TaskGroup() as group:
             for part in parts:
                 group.create_task(walk(part))
         if failed:
             raise failed[0]
 
-    async def _from_listing(self, job: _Job, door: Door) -> RangeSet:
+    async def _from_listing(self, job: _Job, now: int, door: Door) -> RangeSet:
         """What is left, without what lies before the listing: worth asking before years are walked."""
         left, frame = job.left, job.series.frame
         if not left or frame.count(left.since, left.until) < SLOTS_A_WALK:
@@ -283,14 +361,19 @@ class Backfill:
         listed = await self.source.listing(job.series)
         if listed is None or listed <= left.since:
             return left
+        await self._withdraw(job, job.early & RangeSet.of(listed, max(listed, job.span.until)), door)
         for part in left & RangeSet.of(left.since, listed):
             reason = f"the first candle of {job.series.symbol} opens at {iso(listed)}"
-            await door.put(SeriesFact(job.series, Fact(part, State.BEFORE_LISTING, reason)))
+            await door.put(SeriesFact(job.series, Fact(part, State.BEFORE_LISTING, reason, now)))
             self.progress.advanced(job.series, frame.count(part.since, part.until))
         return left & RangeSet.of(listed, max(listed, left.until))
 
     async def _walk(self, job: _Job, part: TimeRange, now: int, door: Door) -> None:
-        """One walk: the next page is on its way while the last one is being committed."""
+        """One walk: the next page is on its way while the last one is being committed.
+
+        Facts of earlier runs about its range hold on only where it says them again; if it breaks off, all of them do.
+        """
+        doubted = RangeSet([part])
         frame = job.series.frame
         committing: asyncio.Task[Written] | None = None
         pages = self.source.pages(job.series, part, now=now, settle=self.settle)
@@ -298,11 +381,14 @@ class Backfill:
             async for found in pages:
                 if committing is not None:
                     self._count(job.report, await committing)
-                entry = (
-                    SeriesFact(job.series, found)
-                    if isinstance(found, Fact)
-                    else Page(found, repair=self.repair)
-                )
+                entry: SeriesFact | Page
+                if isinstance(found, Fact):
+                    entry = SeriesFact(job.series, dataclasses.replace(found, at=now))
+                    doubted -= RangeSet([found.range])
+                    if _is_early(found):  # it says where the candles begin: they do not begin later
+                        await self._withdraw(job, doubted & job.early, door)
+                else:
+                    entry = Page(found, repair=self.repair)
                 committing = asyncio.create_task(door.put(entry))
                 if isinstance(found, CandlePage):
                     job.report.fetched += found.candles.height
@@ -314,10 +400,16 @@ class Backfill:
         finally:
             if committing is not None:
                 self._count(job.report, await committing)
+        await self._withdraw(job, doubted, door)
 
     @staticmethod
     def _count(report: SeriesReport, written: Written) -> None:
         report.written += written.new + written.revised
+
+
+def _is_early(fact: Fact) -> bool:
+    """Whether a fact says that the candles begin after it."""
+    return fact.state in (State.BEFORE_LISTING, State.OUT_OF_REACH)
 
 
 def _split(span: TimeRange, series: SeriesId) -> Iterator[TimeRange]:

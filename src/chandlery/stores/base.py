@@ -236,7 +236,7 @@ class Store(ABC):
     def check(self, series: SeriesId) -> list[Problem]:
         """Read everything that is kept of the series and say what is not as it was written."""
 
-    def still_there(self) -> None:
+    def still_there(self) -> None:  # noqa: B027 - most stores cannot be moved
         """Raise StoreUnreadable if what this object has written was moved or deleted since."""
 
     @abstractmethod

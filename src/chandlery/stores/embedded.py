@@ -299,6 +299,10 @@ class EmbeddedStore(Store):
         with self._reading(series) as (db, row):
             return check_series(self.folder, picture(db, row, None))
 
+    def still_there(self) -> None:
+        """Raise StoreUnreadable if the catalogue that this object has written is no longer at its path."""
+        self._catalogue.still_there()
+
     def close(self) -> None:
         """Let go of files and connections."""
         with self._turn:

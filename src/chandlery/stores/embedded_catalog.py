@@ -117,12 +117,14 @@ class Catalogue:
         self._guard = threading.Lock()
         self._closed = False
         self._filled = False
+        self._opened: tuple[int, int] | None = None  # device and inode of the catalogue that is being written
 
     # -- writing ----------------------------------------------------------------------------------------------------
 
     def make_folder(self) -> None:
         """Make the store's folder and its locks, for this user alone."""
         self._usable()
+        self.still_there()  # or a store that was moved away would be begun anew
         with self.errors():
             if not (self.folder / LOCKS).is_dir():
                 make_store_folder(self.folder, LOCKS)
@@ -134,7 +136,26 @@ class Catalogue:
             self.make_folder()
             with self.errors():
                 self._writer = self._open_writer()
+                found = os.stat(self.path)  # noqa: PTH116
+                self._opened = found.st_dev, found.st_ino
         return self._writer
+
+    def still_there(self) -> None:
+        """Raise StoreUnreadable if the catalogue that is being written is no longer the one at its path."""
+        if self._opened is None:
+            return
+        try:
+            found = os.stat(self.path)  # noqa: PTH116 - in every commit
+            there = found.st_dev, found.st_ino
+        except FileNotFoundError:
+            there = None
+        except OSError as error:
+            raise translated(error, self.folder) from error
+        if there != self._opened:
+            raise StoreUnreadable(
+                f"the store {self.folder} was moved or deleted while it was being written",
+                hint="put it back, or name where it is now with --store; what it held when it went is there",
+            )
 
     def _open_writer(self) -> apsw.Connection:
         flags = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE
@@ -182,7 +203,9 @@ class Catalogue:
             connection.execute("BEGIN IMMEDIATE")
             try:
                 yield connection
+                self.still_there()
                 connection.execute("COMMIT")
+                self.still_there()
             except BaseException as error:
                 _note_cause(error, connection)
                 if connection.in_transaction:

@@ -69,6 +69,7 @@ def seal_partition(catalogue: Catalogue, row: SeriesRow, part: int) -> bool:
             (row.id, part, path, digest, len(block.times)),
         )
     failpoint("seal.intent")
+    catalogue.still_there()
     with catalogue.errors():
         os.replace(temporary, folder / path)  # noqa: PTH105
         failpoint("seal.renamed")
