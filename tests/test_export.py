@@ -202,7 +202,7 @@ def test_a_csv_of_random_doubles_reads_back(seed: int) -> None:
     assert struct.pack("<100000d", *read) == struct.pack("<100000d", *numbers)
 
 
-@pytest.mark.parametrize("name", ["=1+1", "+cmd", "-2", "@sum", "\tx", "\rx"])
+@pytest.mark.parametrize("name", ["=1+1", "+cmd", "-2", "@sum", "=CMD|' /C calc'!A0"])
 def test_a_symbol_is_no_formula_in_csv(name: str) -> None:
     """A symbol that a spreadsheet would run as a formula has an apostrophe before it in csv, and only there."""
     hostile = SeriesId("binance", f"{name}/USDT", "1h")
@@ -215,9 +215,26 @@ def test_a_symbol_is_no_formula_in_csv(name: str) -> None:
     assert {o["symbol"] for o in objects} == {"BTC/USDT", f"{name}/USDT"}
 
 
+def test_a_csv_holds_no_control_character() -> None:
+    """NUL, line breaks, escapes and direction marks in a symbol are written out in csv; jsonl gives the very name back."""
+    name = "a\x00b\nc\rd\te\x1b[2J\x7f\x9b\u202ef"
+    series = [BTC, SeriesId("binance", name, "1h"), SeriesId("binance", f"\t={name}", "1h")]
+    store = plain_store(*series)
+
+    text = exported(store, series).decode()
+    objects = [json.loads(x) for x in exported(store, series, "jsonl").decode().split("\n") if x]
+
+    assert all(c.isprintable() or c == "\n" for c in text)
+    assert len(text.splitlines()) == 1 + 9
+    rows = list(csv.DictReader(io.StringIO(text, newline="")))
+    shown = r"a\x00b\nc\rd\te\x1b[2J\x7f\x9b\u202ef"
+    assert {row["symbol"] for row in rows} == {"BTC/USDT", shown, rf"\t={shown}"}
+    assert {o["symbol"] for o in objects} == {"BTC/USDT", name, f"\t={name}"}
+
+
 def test_hostile_symbols_stay_in_their_cell() -> None:
-    """Commas, quotes and line breaks in a symbol are quoted, so that the csv reads back to the same names."""
-    names = ['a,b"c', "line\nbreak", "car\rriage", "ünï", "x" * 300]
+    """Commas and quotes in a symbol are quoted, so that the csv reads back to the same names."""
+    names = ['a,b"c', "ünï", "x" * 300]
     series = [SeriesId("binance", name, "1h") for name in names]
 
     table = csv.DictReader(io.StringIO(exported(plain_store(*series), series).decode(), newline=""))

@@ -1,9 +1,10 @@
-"""Candles into files: CSV, JSON lines and Parquet, whole or not at all, in memory that does not grow with the history.
+r"""Candles into files: CSV, JSON lines and Parquet, whole or not at all, in memory that does not grow with the history.
 
 CSV and JSON lines carry `timestamp` (the open time in epoch milliseconds) and the five values as the shortest digits
 that read back to the same double; Parquet carries the columns of a frame. Rows ascend by time. Several series follow
 each other in the order given, with `exchange`, `symbol`, `timeframe` in front of each row (and `kind` after them as soon
-as one of them is not `trade`).
+as one of them is not `trade`). Control characters in a name are written out in CSV (`\n`), for readers of CSV lose lines
+over them.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import polars as pl
 
 from chandlery.candle import SCHEMA, VALUES, SeriesId, no_candles
 from chandlery.errors import DatabaseError, DataPipelineError, StoreFull, UsageError
+from chandlery.redact import visible
 from chandlery.timerange import RangeSet, TimeRange
 
 if TYPE_CHECKING:
@@ -43,7 +45,7 @@ _ENDINGS: dict[str, Format] = {
 SLOTS_AT_ONCE = 200_000
 
 #: How spreadsheets know a formula. A text cell that begins so gets an apostrophe in front, which they do not show.
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+_FORMULA = ("=", "+", "-", "@")
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
@@ -198,8 +200,9 @@ def _names_for(series: Sequence[SeriesId]) -> tuple[str, ...]:
 
 def _label(series: SeriesId, name: str, fmt: Format) -> pl.Expr:
     value = getattr(series, name)
-    if fmt == "csv" and value.startswith(_FORMULA):
-        value = f"'{value}"
+    if fmt == "csv":
+        value = visible(value)
+        value = f"'{value}" if value.startswith(_FORMULA) else value
     return pl.lit(value, pl.String).alias(name)
 
 

@@ -79,7 +79,7 @@ def _message(record: logging.LogRecord) -> str:
         text = record.getMessage()
     except Exception:  # noqa: BLE001 - anything can happen in a __str__, and logging would print the raw arguments
         text = f"{record.msg!r} with arguments that do not fit it: {record.args!r}"
-    return visible(redact(text))
+    return visible(redact(text), lines=True)
 
 
 class _Once(logging.Filter):

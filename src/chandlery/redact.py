@@ -29,9 +29,6 @@ _LOOKS_SECRET = re.compile(
 _BARE_SCHEME = re.compile(r"(?i)\b(?P<scheme>bearer|basic)\s+[A-Za-z0-9+/._~=-]{8,}")
 _USER_IN_URL = re.compile(r"://[^/\s@\"']+@")
 
-# C0 and C1 controls but tab, and the characters that change the direction of text.
-_UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
-
 
 def keep_secret(*values: str) -> None:
     """Have these values masked in everything that `redact` sees from now on; those shorter than 4 are not."""
@@ -55,11 +52,18 @@ def redact(text: str) -> str:
     return _USER_IN_URL.sub(f"://{MASK}@", text)
 
 
-def visible(text: str) -> str:
-    r"""The text with control characters as escapes and further lines indented, so that it cannot pose as another
-    log line or command the terminal.
+def visible(text: object, *, lines: bool = False) -> str:
+    r"""The text with control characters, escapes and direction marks written out (`\x1b`, `\n`), so that it commands no
+    terminal and cannot pose as another line; letters of any script stay.
+
+    With `lines` it may have several lines, of which all but the first are indented, and tabs.
     """
-    return _UNSEEN.sub(lambda m: m[0].encode("unicode_escape").decode(), text).replace("\n", "\n    ")
+    keep = "\t\n" if lines else ""
+    shown = "".join(
+        c if c.isprintable() or c in keep else c.encode("unicode_escape", "surrogatepass").decode()
+        for c in str(text)
+    )
+    return shown.replace("\n", "\n    ")
 
 
 @lru_cache(maxsize=16)

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pty
 import subprocess
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from chandlery.cli.output import Exit, Output, exit_code_of, visible
+from chandlery.cli.output import Exit, Output, exit_code_of
 from chandlery.cli.runreport import exit_code_of_run
 from chandlery.errors import (
     BadAnswer,
@@ -27,6 +30,7 @@ from chandlery.errors import (
     UnknownSymbol,
     UsageError,
 )
+from chandlery.redact import visible
 
 STORE, LOCKED, DOWN, UNKNOWN = (
     StoreFull("full"),
@@ -193,3 +197,114 @@ def test_an_encoding_without_signs_is_no_reason_to_fail(run: Callable[..., Any],
 
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[1].startswith(b"\\u2705")
+
+
+SECRETS = {"EXCHANGE_API_KEY": "canary+key/4711", "INFLUXDB_TOKEN": "canary-token-4712"}
+
+
+@pytest.mark.parametrize("source", ["environment", "file"])
+@pytest.mark.parametrize("as_json", [False, True])
+def test_no_secret_reaches_the_terminal(
+    source: str, as_json: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Callable[..., Any]
+) -> None:
+    """A key or token that an exchange quotes in its error is masked in text and in JSON, wherever it was set."""
+    if source == "file":
+        (tmp_path / ".env").write_text("".join(f"{k}={v}\n" for k, v in SECRETS.items()))
+        (tmp_path / ".env").chmod(0o600)
+    else:
+        for name, value in SECRETS.items():
+            monkeypatch.setenv(name, value)
+    said = " ".join(["you sent", *SECRETS.values()])
+    with _refusing(said) as url:
+        done = run("fetch", "BTC/USDT", "--exchange-url", url, "-v", *(["--json"] if as_json else []))
+
+    assert done.code == 3, done.err
+    assert "you sent" in done.err
+    assert as_json == ("you sent" in done.out)
+    assert "canary" not in done.out + done.err
+    assert "***" in done.err
+
+
+@contextlib.contextmanager
+def _refusing(said: str) -> Iterator[str]:
+    """A server that refuses everything in those words."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            body = json.dumps({"code": -2015, "msg": said}).encode()
+            self.send_response(401)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - likewise
+            return
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+@pytest.mark.parametrize("command", ["list", "verify", "markets", "--version", "--help", "fetch"])
+def test_a_closed_stdout_is_told(command: str, tmp_path: Path) -> None:
+    """Without a stdout nothing begins: one error line with a hint, and exit code 2."""
+    script = f'exec "{sys.executable}" -m chandlery {command} >&-'
+    done = subprocess.run(
+        ["sh", "-c", script], cwd=tmp_path, stderr=subprocess.PIPE, text=True, timeout=30, check=False
+    )
+
+    assert (done.returncode, done.stderr.splitlines()) == (
+        2,
+        ["error: stdout is closed", "hint: >/dev/null drops what a command prints"],
+    )
+
+
+@pytest.mark.parametrize("streams", ["2>&-", "<&- 2>&-", "<&-"])
+def test_closed_streams_beside_stdout_are_no_fault(streams: str, tmp_path: Path) -> None:
+    """Who closes stdin or stderr gets the data and the exit code, and nothing else."""
+    script = f'exec "{sys.executable}" -m chandlery --version {streams}'
+    done = subprocess.run(["sh", "-c", script], cwd=tmp_path, capture_output=True, timeout=30, check=False)
+
+    assert (done.returncode, done.stdout.split()[0]) == (0, b"chandlery")
+
+
+def test_a_stdout_that_takes_nothing_is_told_once(tmp_path: Path) -> None:
+    """Where the disk under stdout is full, that is the error, without a traceback."""
+    script = f'exec "{sys.executable}" -m chandlery --help >/dev/full'
+    done = subprocess.run(
+        ["sh", "-c", script], cwd=tmp_path, stderr=subprocess.PIPE, text=True, timeout=30, check=False
+    )
+
+    assert (done.returncode, done.stderr) == (4, "error: No space left on device\n")
+
+
+def test_the_version_needs_no_installation(tmp_path: Path) -> None:
+    """--version answers in a checkout that was never installed."""
+    blind = "import sys, importlib.metadata as m\n"
+    blind += "def version(name): raise m.PackageNotFoundError(name)\n"
+    blind += "m.version = version\nsys.argv = ['chandlery', '--version']\n"
+    blind += "from chandlery.cli.main import main\nmain()"
+    done = subprocess.run(
+        [sys.executable, "-c", blind], cwd=tmp_path, capture_output=True, text=True, timeout=30, check=False
+    )
+
+    assert (done.returncode, done.stdout) == (0, "chandlery 0+unknown\n"), done.stderr
+
+
+def test_the_first_line_of_every_help_is_whole() -> None:
+    """The list of commands cuts no sentence at 80 columns."""
+    script = "from chandlery.cli.main import app; app()"
+    env = {**os.environ, "COLUMNS": "80"}
+    done = subprocess.run(
+        [sys.executable, "-c", script, "--help"],
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=True,
+    )
+
+    listed = done.stdout.split("Commands:")[1].split("Examples:")[0]
+    assert "..." not in listed
+    assert listed.count("\n") >= 12

@@ -12,6 +12,7 @@ import polars as pl
 
 from chandlery.candle import SeriesId
 from chandlery.errors import UsageError
+from chandlery.redact import visible
 from chandlery.timeframe import DAY, HOUR, Timeframe, parse_timeframe
 
 if TYPE_CHECKING:
@@ -179,13 +180,6 @@ def decimals_for(step: float) -> int:
     import math
 
     return min(12, max(0, -math.floor(math.log10(step)))) if step > 0 else 0
-
-
-def visible(text: str) -> str:
-    r"""`text` with control characters, escapes and direction marks written out, such as \x1b or \u202e."""
-    return "".join(
-        c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text
-    )
 
 
 def chart_suffix(path: Path) -> str:

@@ -59,7 +59,7 @@ def demo(
     verbose: opt.Verbose = 0,
     quiet: opt.Quiet = False,
 ) -> None:
-    """Fetch, verify, show and draw a week of candles, without a network.
+    """Fetch, verify, show and draw a week of candles, offline.
 
     BTC/USDT and ETH/USDT at 1h, 4h and 1d come over HTTP through the real ccxt from an exchange in this process, into a
     store of its own, so that invented candles never mix with real ones.

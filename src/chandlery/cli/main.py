@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+import chandlery
 from chandlery.cli import check, demo, exchange, fetch, manage, read
 from chandlery.cli.options import example
 from chandlery.cli.output import Group, Output
@@ -13,9 +14,7 @@ from chandlery.cli.output import Group, Output
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        from importlib.metadata import version
-
-        Output().text(f"chandlery {version('chandlery')}")
+        Output().text(f"chandlery {chandlery.__version__}")
         raise typer.Exit
 
 

@@ -153,7 +153,10 @@ def remove(
     verbose: opt.Verbose = 0,
     quiet: opt.Quiet = False,
 ) -> None:
-    """Take series out of the store, with all that is known of them. Asks first."""
+    """Take series out of the store. Asks first.
+
+    All that is known of them goes with them.
+    """
     from chandlery.query import matching
 
     out = Output(quiet=quiet, verbose=verbose)

@@ -183,8 +183,10 @@ def settle(out: Output, **flags: Any) -> Settings:
     defaults. Warnings about them are said. Raises UsageError naming file, key, value and mend.
     """
     from chandlery.config import load_settings
+    from chandlery.redact import keep_secret
 
     settings = load_settings(**{name: value for name, value in flags.items() if value is not None})
+    keep_secret(*(s.get_secret_value() for s in (settings.api_key, settings.secret, settings.influxdb_token)))
     for warning in settings.warnings:
         out.warn(warning)
     return settings

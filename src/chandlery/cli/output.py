@@ -13,7 +13,8 @@ warnings, errors. A command makes one `Output` and hands everything to it:
     out.exit(Exit.INCOMPLETE)                               # ends the command with that code
 
 Errors of `chandlery.errors` may simply be raised: `Group` turns them into `error:` and `hint:` lines and an exit code.
-Text that comes from an exchange or a store passes through `visible`, so that no control character reaches a terminal.
+Text that comes from an exchange or a store passes through `visible`, so that no control character reaches a terminal,
+and all talk through `redact`, so that no secret does.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn, TextIO
 
 import typer
@@ -41,6 +43,7 @@ from chandlery.errors import (
     SeriesLocked,
     UsageError,
 )
+from chandlery.redact import redact, visible
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -76,13 +79,6 @@ def exit_code_of(error: BaseException) -> Exit:
     return Exit.INCOMPLETE
 
 
-def visible(text: object) -> str:
-    """The text with control characters, escapes and direction marks written out, safe for a terminal."""
-    return "".join(
-        c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in str(text)
-    )
-
-
 @dataclass(frozen=True, slots=True)
 class Mark:
     """A table cell in a rich style, which is left out where stdout is no terminal."""
@@ -92,6 +88,9 @@ class Mark:
 
 
 Cell = str | int | float | Mark | None
+
+#: The keys of JSON documents whose texts may quote what others said.
+_PROSE = frozenset({"message", "hint", "error", "reason"})
 
 
 class Output:
@@ -113,7 +112,7 @@ class Output:
 
     def json(self, document: Any) -> None:
         """One JSON document; what a terminal might obey is written as an escape of JSON's own."""
-        text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
+        text = json.dumps(_without_secrets(document), indent=2, ensure_ascii=False, allow_nan=False)
         safe = (c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text)
         print(text if text.isascii() and "\x7f" not in text else "".join(safe), file=sys.stdout)
 
@@ -212,7 +211,7 @@ class Output:
             self._talk("hint: ", hint, "36")
 
     def _talk(self, label: str, text: str, colour: str = "", *, whole: bool = False) -> None:
-        lines = [visible(line) for line in text.split("\n")]
+        lines = [visible(line) for line in redact(text).split("\n")]
         shown = "\n".join(lines)
         if colour and self.stderr_is_terminal and "NO_COLOR" not in os.environ:
             label, shown = (
@@ -220,13 +219,14 @@ class Output:
                 if whole
                 else (f"\x1b[{colour}m{label}\x1b[0m", shown)
             )
-        sys.stdout.flush()  # so that both come in their order where they go to the same place
-        with contextlib.suppress(BrokenPipeError):
+        with contextlib.suppress(OSError):
+            sys.stdout.flush()  # so that both come in their order where they go to the same place
+        with contextlib.suppress(OSError):
             print(label + shown, file=sys.stderr, flush=True)
 
     def confirm(self, question: str) -> bool:
         """Ask on stderr, read one line of stdin; True for y or yes. Raises UsageError where nobody answers."""
-        print(f"{visible(question)} [y/N] ", end="", file=sys.stderr, flush=True)
+        print(f"{visible(redact(question))} [y/N] ", end="", file=sys.stderr, flush=True)
         answer = sys.stdin.readline()
         if not answer:
             print(file=sys.stderr)
@@ -238,6 +238,15 @@ class Output:
     def exit(self, code: Exit) -> NoReturn:
         """End the command with this code."""
         raise typer.Exit(int(code))
+
+
+def _without_secrets(document: Any, *, prose: bool = False) -> Any:
+    """The document with secrets masked in what is prose: the texts of errors, never data such as symbols."""
+    if isinstance(document, dict):
+        return {key: _without_secrets(value, prose=key in _PROSE) for key, value in document.items()}
+    if isinstance(document, list | tuple):
+        return [_without_secrets(value, prose=prose) for value in document]
+    return redact(document) if prose and isinstance(document, str) else document
 
 
 def _is_number(cell: Cell) -> bool:
@@ -269,6 +278,7 @@ class Group(TyperGroup):
     def main(self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any) -> NoReturn:  # type: ignore[override]
         """Run a command and leave with its exit code."""
         extra.pop("standalone_mode", None)
+        _open_streams()
         if isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(errors="backslashreplace")  # an encoding without ✅ is no reason to fail
         code: int
@@ -279,7 +289,27 @@ class Group(TyperGroup):
             code = _reader_gone()
         except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - the last stop of every error
             code = _told(error, list(sys.argv if args is None else args))
+            try:
+                sys.stdout.flush()
+            except (OSError, ValueError):
+                _reader_gone()  # told already
         sys.exit(int(code))
+
+
+def _open_streams() -> None:
+    """Let no closed stream of ours become the number of a file that is opened later, and be written into.
+
+    Ends the program where stdout is closed: data would have nowhere to go.
+    """
+    if sys.stdin is None:
+        sys.stdin = Path(os.devnull).open(encoding="utf-8")  # noqa: SIM115 - open as long as we are
+    if sys.stdout is None:
+        sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - open as long as we are
+        if sys.stderr is not None:
+            Output().error(UsageError("stdout is closed", hint=">/dev/null drops what a command prints"))
+        sys.exit(Exit.USAGE)
+    if sys.stderr is None:
+        sys.stderr = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - open as long as we are
 
 
 def _told(error: BaseException, args: Sequence[str]) -> int:
@@ -293,7 +323,9 @@ def _told(error: BaseException, args: Sequence[str]) -> int:
     elif isinstance(error, TyperException):
         return _told_usage(error)
     elif isinstance(error, OSError):
-        out.error(f"{error.strerror or error}: {error.filename}" if error.filename else str(error))
+        out.error(
+            f"{error.strerror or error}: {error.filename}" if error.filename else error.strerror or str(error)
+        )
         return Exit.STORE
     else:
         out.error(f"{type(error).__name__}: {error}")

@@ -7,7 +7,8 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Self
 
-from chandlery.cli.output import Output, visible
+from chandlery.cli.output import Output
+from chandlery.redact import visible
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bars

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from chandlery.cli.notthere import say_not_there
 from chandlery.cli.options import (
     DEFAULT_TIMEFRAME,
     ExchangeId,
@@ -95,7 +96,10 @@ def show(
     verbose: Verbose = 0,
     quiet: Quiet = False,
 ) -> None:
-    """Candles as a table, times in UTC: the newest 20 unless told otherwise."""
+    """Candles as a table: the newest 20 unless told otherwise.
+
+    Times are in UTC.
+    """
     out = Output(quiet=quiet, verbose=verbose)
     settings = settle(out, exchange=exchange, store=store)
     with open_kept(settings, out) as kept:
@@ -103,7 +107,11 @@ def show(
         begin = _begin(since, last)
         everything = begin is None and until is None and count is None
         candles = _read(kept, found, begin, until, count=SHOWN if everything else count, fill=fill)
-    if candles.is_empty():
+        bounded = begin is not None or until is not None
+        told = bounded and count is None and say_not_there(out, kept, [found], begin, until)
+    if told:
+        pass
+    elif candles.is_empty():
         out.note(f"{found.series} has no candle there; chandlery list shows what is kept")
     elif everything and found.candles > SHOWN:
         out.note(f"the newest {SHOWN} of {found.candles:,} candles; -n, --last and --since choose others")
@@ -159,7 +167,10 @@ def export(
     verbose: Verbose = 0,
     quiet: Quiet = False,
 ) -> None:
-    """Candles as CSV, Parquet or JSON lines, into a file that is there whole or not at all."""
+    """Candles as CSV, Parquet or JSON lines.
+
+    A file is there whole or not at all.
+    """
     from chandlery.export import export_file, export_series, format_of
     from chandlery.query import matching
 
@@ -177,9 +188,14 @@ def export(
         begin = _begin(since, last)
         if path is None:
             with out.binary() as stream:
-                export_series(kept, series, stream, chosen, since=begin, until=until)
-            return
-        rows = export_file(kept, series, path, chosen, since=begin, until=until)
+                rows = export_series(kept, series, stream, chosen, since=begin, until=until)
+        else:
+            rows = export_file(kept, series, path, chosen, since=begin, until=until)
+        told = say_not_there(out, kept, found, begin, until)
+    if not rows and not told:
+        out.note("there is no candle in this range; chandlery list shows what is kept")
+    if path is None:
+        return
     out.say(f"wrote {_counted(rows, 'candle')} of {_counted(len(series), 'series', 'series')} to {path}")
 
 
@@ -205,9 +221,9 @@ def chart(
     verbose: Verbose = 0,
     quiet: Quiet = False,
 ) -> None:
-    """Candlesticks in the terminal or as a picture: the newest that fit unless told otherwise.
+    """Candlesticks in the terminal or as a picture.
 
-    More candles than there is room for are drawn as longer ones, which the title says.
+    The newest that fit unless told otherwise. More candles than there is room for are drawn as longer ones, which the title says.
     """
     from chandlery import chart as charts
     from chandlery.export import whole_file

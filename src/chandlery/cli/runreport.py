@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from chandlery.cli.output import Cell, Exit, Mark, Output, visible
+from chandlery.cli.output import Cell, Exit, Mark, Output
 from chandlery.errors import DatabaseError, DataPipelineError, ExchangeError, SeriesLocked, UsageError
+from chandlery.redact import visible
 
 if TYPE_CHECKING:
     from chandlery.candle import SeriesId
