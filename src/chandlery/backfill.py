@@ -18,7 +18,7 @@ from functools import partial
 from typing import Literal
 
 from chandlery.candle import CandlePage, SeriesId, no_candles
-from chandlery.errors import DataPipelineError, ExchangeError, NoSuchSeries, UsageError
+from chandlery.errors import DataPipelineError, ExchangeError, NoSuchSeries, SeriesLocked, UsageError
 from chandlery.ingest import Door
 from chandlery.ledger import Fact, Ledger, State, account, aligned, to_ask
 from chandlery.report import (
@@ -44,6 +44,8 @@ DEFAULT_HISTORY = 30 * DAY
 WALKS = 8
 #: Slots that one walk should have at least before a range is split: splitting costs an overlap candle each time.
 SLOTS_A_WALK = 20_000
+#: How often a run that waits for another writer of a series looks whether it may go on.
+LOCK_TRY_SECONDS = 0.2
 #: Doubted slots so close together are asked for in one range: one answer of any exchange holds so many candles.
 NEAR = 100
 
@@ -319,10 +321,15 @@ class Backfill:
             ).counts
 
     async def _lock(self, series: SeriesId, held: ExitStack) -> None:
-        if self.wait_lock:
-            await asyncio.to_thread(held.enter_context, self.store.lock(series, wait=True))
-        else:
-            held.enter_context(self.store.lock(series))
+        # Not in a thread: one that waits could not be ended, and the process with it.
+        while True:
+            try:
+                held.enter_context(self.store.lock(series))
+                return
+            except SeriesLocked:
+                if not self.wait_lock:
+                    raise
+            await asyncio.sleep(LOCK_TRY_SECONDS)
 
     def _forget_damage(self, job: _Job) -> None:
         """Let go of what cannot be read any more, so that it is asked for again."""

@@ -6,11 +6,14 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from chandlery.candle import SeriesId
 from chandlery.exchange import ExchangeSettings, Faults, LocalExchange, parse_fault
+from chandlery.stores import open_store
 
 RANGE = ("--since", "2024-05-01", "--until", "2024-05-30")
 
@@ -63,3 +66,24 @@ def test_a_reader_that_stops_is_no_fault(start: Callable[..., subprocess.Popen[s
 
     assert process.returncode == 141
     assert err == ""
+
+
+def test_a_wait_for_a_lock_ends_at_once(
+    start: Callable[..., subprocess.Popen[str]], run: Callable[..., Any], tmp_path: Path
+) -> None:
+    """The first Ctrl-C ends a fetch that waits for another writer; one that is not disturbed goes on when that ends."""
+    run("fetch", "BTC/USDT", "--since", "2024-05-30")
+    with open_store(str(tmp_path / "candles")) as store, store.lock(SeriesId("binance", "BTC/USDT", "1h")):
+        process = start("fetch", "BTC/USDT", "--wait-lock", "-v")
+        patient = start("fetch", "BTC/USDT", "--wait-lock")
+        assert process.stderr is not None
+        assert process.stderr.readline().startswith("store: ")
+        time.sleep(0.5)
+        assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=5)
+        assert patient.poll() is None
+
+    assert process.returncode == 130, err
+    assert "interrupted" in err
+    assert patient.wait(timeout=20) == 0
