@@ -82,6 +82,34 @@ def test_fetch_ohlcv_gives_the_last_candles_and_the_open_one(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_without_since_the_rows_are_those_of_plain_ccxt(
+    pipeline: ch.DataPipeline, exchange: LocalExchange
+) -> None:
+    """Over outages too: the last `limit` candles that the exchange has, row by row as ccxt gives them."""
+    client = pipeline.exchange
+    for timeframe, limits in (("1h", (1, 2, 24, 997, 998, 999, 1000)), ("1m", (3, 1000)), ("1d", (500,))):
+        for limit in limits:
+            plain = client.fetch_ohlcv("BTC/USDT", timeframe, None, limit)
+            ours = pipeline.fetch_ohlcv("BTC/USDT", timeframe, None, limit)
+            assert len(ours) == len(plain) == limit
+            assert ours[:-1] == plain[:-1]
+            assert ours[-1][0] == plain[-1][0]
+
+
+def test_fetch_ohlcv_begins_at_the_listing(pipeline: ch.DataPipeline, exchange: LocalExchange) -> None:
+    """`listing` begins with the first candle that the exchange has."""
+    rows = pipeline.fetch_ohlcv("BTC/USDT", "1d", "listing", 3)
+
+    assert rows == pipeline.fetch_ohlcv("BTC/USDT", "1d", 0, 3)
+
+
+@pytest.mark.parametrize("name", ["fetch_ohlcv", "fetch_and_store"])
+def test_a_symbol_that_is_none_is_a_usage_error(pipeline: ch.DataPipeline, name: str) -> None:
+    """None for a symbol is named as such, not a TypeError from the depths."""
+    with pytest.raises(ch.UsageError, match="symbol is None"):
+        getattr(pipeline, name)(None, "1h", "1d")
+
+
 def test_fetch_ohlcv_begins_at_since(pipeline: ch.DataPipeline, exchange: LocalExchange) -> None:
     """With since: the first candles from there on, at most limit of them, as ms, date, datetime or text."""
     since = NOW // DAY * DAY - 10 * DAY
@@ -317,6 +345,82 @@ def test_threads_may_store_the_same_series_at_once(exchange: LocalExchange, tmp_
     assert sum(report.written for report in reports) == kept == 240 - reports[0].absent
 
 
+def test_pipelines_of_one_process_wait_for_one_another(exchange: LocalExchange, tmp_path: Path) -> None:
+    """Three threads, each with a pipeline of its own, and a fourth in an event loop of its own store one series."""
+
+    def store(n: int) -> ch.FetchReport:
+        with ch.DataPipeline(store=tmp_path / "candles") as pipeline:
+            return pipeline.fetch_and_store("BTC/USDT", "1h", "2024-05-20", "2024-05-30")
+
+    async def alone() -> ch.FetchReport:
+        async with ch.AsyncPipeline(store=tmp_path / "candles") as pipeline:
+            return await pipeline.fetch_and_store("BTC/USDT", "1h", "2024-05-20", "2024-05-30")
+
+    with ThreadPoolExecutor(4) as pool:
+        coming = [pool.submit(store, n) for n in range(3)] + [pool.submit(lambda: asyncio.run(alone()))]
+        reports = [one.result(30) for one in coming]
+
+    assert all(reports)
+    assert sum(report.written for report in reports) == 240 - reports[0].absent
+
+
+def test_who_gives_up_waiting_lets_the_next_one_go(tmp_path: Path) -> None:
+    """A turn that is cancelled while it waits is passed over, and nothing of the queue is left behind."""
+    from chandlery.pipeline import turns
+
+    series = ch.SeriesId("binance", "BTC/USDT", "1h")
+    order: list[str] = []
+
+    async def take(name: str) -> None:
+        async with turns.turn(str(tmp_path), series):
+            order.append(name)
+            await asyncio.sleep(0.02)
+
+    async def main() -> None:
+        tasks = [asyncio.create_task(take(name)) for name in "abcd"]
+        await asyncio.sleep(0.005)
+        tasks[1].cancel()
+        tasks[0].cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    asyncio.run(main())
+    assert order == ["a", "c", "d"]
+    assert not turns._queues
+
+
+def test_another_process_that_writes_is_an_error_with_a_hint_for_python(
+    exchange: LocalExchange, tmp_path: Path
+) -> None:
+    """SeriesLocked names the other process, and its hint names no option of the command line."""
+    code = (
+        "import sys, chandlery as ch\n"
+        "with ch.open_store('candles') as store, store.lock(ch.SeriesId('binance', 'BTC/USDT', '1h')):\n"
+        "    print('held', flush=True); sys.stdin.read()\n"
+    )
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env
+    ) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "held\n"
+        with ch.DataPipeline() as pipeline, pytest.raises(ch.SeriesLocked, match=str(other.pid)) as error:
+            pipeline.fetch_and_store("BTC/USDT", "1h", "3d")
+    assert "--" not in error.value.hint
+    assert "wait" in error.value.hint
+
+
+def test_a_timeframe_that_the_server_refuses_leaves_nothing_behind(
+    pipeline: ch.DataPipeline, exchange: LocalExchange
+) -> None:
+    """A server without the 1s that ccxt lists: one request for candles, UnknownTimeframe, and no series that lacks candles."""
+    with pytest.raises(ch.UnknownTimeframe, match="1120"):
+        pipeline.fetch_and_store("BTC/USDT", "1s", "2d")
+
+    assert klines(exchange) == 1
+    assert pipeline.store.series() == []
+    assert pipeline.fetch_and_store("BTC/USDT", "1h", "1d")
+
+
 def test_the_async_pipeline_is_the_same_core(exchange: LocalExchange, tmp_path: Path) -> None:
     """AsyncPipeline gives the same rows and reports, several series at once in the caller's own loop."""
 
@@ -421,6 +525,56 @@ def test_a_forgotten_close_is_silent(exchange: LocalExchange) -> None:
 
     assert (done.returncode, done.stdout) == (0, "end\n")
     assert done.stderr == ""
+
+
+NEVER_CLOSED = """
+import chandlery as ch
+pipeline = ch.DataPipeline()
+print(pipeline.fetch_and_store('BTC/USDT', '1h', '3d').ok)
+"""
+
+LEFT_TO_A_THREAD = """
+import threading, time, chandlery as ch
+def work():
+    time.sleep(0.3)
+    with ch.DataPipeline() as pipeline:
+        print(pipeline.fetch_and_store('BTC/USDT', '1h', '3d').ok)
+threading.Thread(target=work).start()
+"""
+
+THREE_THREADS = """
+import threading, chandlery as ch
+def work(folder):
+    with ch.DataPipeline(store=folder) as pipeline:
+        print(pipeline.fetch_and_store('BTC/USDT', '1h', '3d').ok)
+for folder in ('candles', './candles', 'other/../candles'):
+    threading.Thread(target=work, args=(folder,)).start()
+"""
+
+
+@pytest.mark.parametrize(
+    ("code", "times"),
+    [(NEVER_CLOSED, 1), (LEFT_TO_A_THREAD, 1), (THREE_THREADS, 3)],
+    ids=["end", "thread", "three"],
+)
+def test_a_script_that_closes_nothing_ends_silently(
+    exchange: LocalExchange, tmp_path: Path, code: str, times: int
+) -> None:
+    """A pipeline in use or open at the end of its script finishes its work and closes its store without a word."""
+    (tmp_path / "other").mkdir()
+    done = subprocess.run(
+        [sys.executable, "-W", "always::ResourceWarning", "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+
+    assert (done.returncode, done.stdout, done.stderr) == (0, "True\n" * times, "")
+    assert not list((tmp_path / "candles").glob("*-wal"))  # SQLite removes it when the last user closes
+    kept = ch.open_store(tmp_path / "candles").read(ch.SeriesId("binance", "BTC/USDT", "1h"))
+    assert 60 < kept.height <= 72
 
 
 def test_a_forgotten_pipeline_lets_go_of_its_core(exchange: LocalExchange) -> None:

@@ -82,6 +82,18 @@ def test_bounds_are_read_as_people_write_them(store: Store) -> None:
     assert store.read(BTC).equals(kept)
 
 
+@pytest.mark.parametrize("seconds", [5, 60, 1800, 3599])
+def test_an_age_is_so_many_closed_candles(store: Store, seconds: int) -> None:
+    """The last 3 hours are the 3 closed candles before the one in progress, at whatever minute was asked."""
+    kept = keep(store, BTC, list(range(24)))
+    clock = START + 24 * HOUR + seconds * 1000
+    store.write([Ask(BTC, TimeRange(START, clock), clock, 10_000)])
+
+    # Within the 10 s of settling the last candle counts as in progress; the store has it here, and gives it.
+    assert hours(store.read(BTC, "3h")) == ([20, 21, 22, 23] if seconds < 10 else [21, 22, 23])
+    assert hours(store.read(BTC, "1d")) == hours(kept)
+
+
 def test_a_range_that_ends_before_it_begins_is_refused(store: Store) -> None:
     """`since` after `until` is a usage error that names both."""
     keep(store, BTC, [0, 1])

@@ -11,6 +11,7 @@ The names below are imported when they are first used: `import chandlery` costs 
 
 from __future__ import annotations
 
+import concurrent.futures.thread  # noqa: F401 - Python refuses its first import in threads that outlive the main one
 import logging
 from importlib import import_module
 from typing import TYPE_CHECKING, Any

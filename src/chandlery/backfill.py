@@ -280,6 +280,7 @@ class Backfill:
                 now = await self.source.now()  # who wrote it meanwhile had a later clock
             if self.repair:
                 await asyncio.to_thread(self._forget_damage, job)
+            known = self.store.knows(job.series)
             await door.put(Ask(job.series, job.span, now, self.settle))
             ledger = self._ledger(job.series)
             job.facts = RangeSet(f.range for f in ledger.facts)
@@ -291,7 +292,18 @@ class Backfill:
                 job.left |= await asyncio.to_thread(self._absent, job)
             frame = job.series.frame
             self.progress.started(job.series, sum(frame.count(r.since, r.until) for r in job.left))
-            await self._walk_all(job, now, door)
+            try:
+                await self._walk_all(job, now, door)
+            except ExchangeError as error:
+                if not known and not error.retryable:
+                    await asyncio.to_thread(self._take_back, job.series)
+                raise
+
+    def _take_back(self, series: SeriesId) -> None:
+        """Unmake a series of which the exchange would give nothing at all, so that nobody is owed its candles."""
+        ledger = self._ledger(series)
+        if not (ledger.answered or ledger.facts or ledger.quarantined):
+            self.store.remove(series)
 
     def _absent(self, job: _Job) -> RangeSet:
         """The absent slots of the job's span, with what lies between those that one answer may hold."""

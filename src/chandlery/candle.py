@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import polars as pl
 
+from chandlery.errors import UsageError
 from chandlery.timeframe import Timeframe, parse_timeframe
 from chandlery.timerange import TimeRange
 
@@ -28,12 +29,26 @@ KINDS = ("trade", "mark", "index")
 
 @dataclass(frozen=True, slots=True, order=True)
 class SeriesId:
-    """One series of candles: exchange id, unified symbol, timeframe as text, and kind (trade, mark or index)."""
+    """One series of candles: exchange id, unified symbol, timeframe as text, and kind (trade, mark or index).
+
+    Raises UnknownTimeframe for a timeframe that is none, and UsageError for anything else that cannot be.
+    """
 
     exchange: str
     symbol: str
     timeframe: str
     kind: str = "trade"
+
+    def __post_init__(self) -> None:
+        named = (("exchange", "binance"), ("symbol", "BTC/USDT"), ("timeframe", "1h"))
+        for name, example in named:
+            if not isinstance(getattr(self, name), str):
+                raise UsageError(
+                    f"{name} is {getattr(self, name)!r}", hint=f"{name} is text, such as {example!r}"
+                )
+        parse_timeframe(self.timeframe)
+        if self.kind not in KINDS:
+            raise UsageError(f"not a kind of candles: {self.kind!r}", hint=f"kinds are {', '.join(KINDS)}")
 
     @property
     def frame(self) -> Timeframe:

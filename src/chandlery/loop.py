@@ -14,7 +14,7 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable, Coroutine
-from concurrent.futures import Future, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any, Generic, TypeVar
 
 from chandlery.errors import UsageError
@@ -28,11 +28,40 @@ PATIENCE = 3.0
 AWAKE = 0.25
 
 
+class _Pool(ThreadPoolExecutor):
+    """Threads that still work while the process ends: Python closes every pool before threads and finalizers are done.
+
+    What a pipeline that nobody closed has to do then, such as closing its store, gets a thread of its own, or is done
+    at once where the system gives none any more.
+    """
+
+    def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
+        try:
+            return super().submit(fn, *args, **kwargs)
+        except RuntimeError:
+            done: Future[T] = Future()
+
+        def work() -> None:
+            if not done.set_running_or_notify_cancel():
+                return
+            try:
+                done.set_result(fn(*args, **kwargs))
+            except BaseException as error:  # noqa: BLE001 - whoever waits must hear of it
+                done.set_exception(error)
+
+        try:
+            threading.Thread(target=work, name="chandlery-last", daemon=True).start()
+        except RuntimeError:
+            work()
+        return done
+
+
 class LoopThread:
     """An event loop in a daemon thread of its own; `stop` ends both."""
 
     def __init__(self) -> None:
         self.loop = asyncio.new_event_loop()
+        self.loop.set_default_executor(_Pool(thread_name_prefix="chandlery"))
         self.pid = os.getpid()
         self.dropped: set[Call[None]] = set()  # work that nobody waits for; `stop` does
         self._thread = threading.Thread(target=self._serve, name="chandlery-loop", daemon=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Literal
@@ -40,8 +41,8 @@ def read_candles(
     candles = store.newest(series, last, span)
     if fill is None:
         return candles
-    first = span.until if candles.is_empty() else int(candles["time"].dt.epoch("ms")[0])
-    return store.read(series, first, span.until, fill=fill)
+    end = datetime.fromtimestamp(span.until / 1000, UTC)
+    return store.read(series, end if candles.is_empty() else candles["time"][0], end, fill=fill)
 
 
 def matching(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from datetime import UTC, date, datetime
 
@@ -18,13 +19,15 @@ _AGE = re.compile(r"[1-9][0-9]{0,4}[smhdwMy]")
 _EPOCH = re.compile(r"-?[0-9]{5,}")
 _EARLIEST = int(datetime(1970, 1, 1, tzinfo=UTC).timestamp() * 1000)
 _LATEST = int(datetime(2200, 1, 1, tzinfo=UTC).timestamp() * 1000)
+#: Before the first coin: a bare number that means an earlier moment is epoch seconds or the digits of a date.
+_FIRST_NUMBER = int(datetime(2009, 1, 1, tzinfo=UTC).timestamp() * 1000)
 
 
 def parse_when(value: Moment, *, now: int) -> int:
     """The moment in epoch milliseconds; ages count back from `now` (the exchange's). Naive times are UTC.
 
-    Accepts text, int or float epoch milliseconds, date and datetime. Raises UsageError; `listing` must be resolved by
-    the caller, who knows the series.
+    Accepts text, int or float epoch milliseconds (0, or 2009 and later: anything between is a slip), date and datetime.
+    Raises UsageError; `listing` must be resolved by the caller, who knows the series.
     """
     moment = _read(value, now)
     if not _EARLIEST <= moment < _LATEST:
@@ -41,7 +44,7 @@ def _read(value: Moment, now: int) -> int:
     if isinstance(value, int | float):
         if isinstance(value, float) and not value.is_integer():
             raise UsageError(f"not a whole number of milliseconds: {value!r}", hint=HINT)
-        return int(value)
+        return _number(int(value))
     if isinstance(value, datetime):
         return _epoch(value)
     if isinstance(value, date):
@@ -51,8 +54,12 @@ def _read(value: Moment, now: int) -> int:
     text = value.strip()
     if text == "now":
         return now
+    if text == LISTING:
+        raise UsageError(
+            "'listing' is a beginning, not an end", hint="only --since (start_date) takes listing"
+        )
     if _EPOCH.fullmatch(text):
-        return int(text)
+        return _number(int(text))
     if _AGE.fullmatch(text):
         age = parse_timeframe(text)
         if age.fixed_ms is not None:
@@ -63,6 +70,19 @@ def _read(value: Moment, now: int) -> int:
         return _epoch(datetime.fromisoformat(text))
     except ValueError:
         raise UsageError(f"not a time: {value!r}", hint=HINT) from None
+
+
+def _number(number: int) -> int:
+    """A bare number as epoch milliseconds; raises UsageError where it would silently mean a moment long ago."""
+    if number == 0 or not _EARLIEST <= number < _FIRST_NUMBER:
+        return number
+    hint = "epoch times are in milliseconds; write an earlier moment as a date"
+    if _FIRST_NUMBER <= number * 1000 < _LATEST:
+        hint = f"did you mean seconds ({iso(number * 1000)})? epoch times are in milliseconds"
+    if len(str(number)) == 8:
+        with contextlib.suppress(ValueError):
+            hint = f"did you mean {datetime.strptime(str(number), '%Y%m%d').date()}?"  # noqa: DTZ007
+    raise UsageError(f"{number} as epoch milliseconds is {iso(number)}", hint=hint)
 
 
 def _epoch(moment: datetime) -> int:

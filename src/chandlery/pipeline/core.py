@@ -10,10 +10,11 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
-from chandlery.errors import DatabaseError, ExchangeError, RateLimited, UsageError
+from chandlery.errors import DatabaseError, ExchangeError, RateLimited, SeriesLocked, UsageError
 from chandlery.loop import check_process
 from chandlery.pipeline.choices import settings_for, source_for, store_for
 from chandlery.pipeline.outcome import FetchReport
+from chandlery.pipeline.turns import turn
 from chandlery.when import LISTING, parse_when
 
 if TYPE_CHECKING:
@@ -95,7 +96,10 @@ class AsyncPipeline:
         await self._source.known(series)
         # Only an age counts from the exchange's now; other moments need no request.
         now = await self._source.now() if isinstance(since, str) else 0
-        first = None if since is None else parse_when(since, now=now)
+        if since == LISTING:
+            first = await self._source.listing(series)
+        else:
+            first = None if since is None else parse_when(since, now=now)
         frame = await self._with_retries(lambda: self._source.latest(series, first, limit), retry_count)
         kept = frame.tail(limit) if since is None else frame.head(limit)
         rows = [list(row) for row in kept.with_columns(kept["time"].dt.epoch("ms")).rows()]
@@ -132,11 +136,16 @@ class AsyncPipeline:
             backfill = Backfill(
                 self._source, store, settle=self.settings.settle, recheck=round(self.settings.recheck * 1000)
             )
-            run = await backfill.run([Want(series, since, until)])
+            async with turn(store.url, series):
+                run = await backfill.run([Want(series, since, until)])
         error = run.series[0].error
         if error is None:
             log.info("Stored %s %s candles for %s in %s", run.series[0].written, timeframe, symbol, store.url)
         else:
+            if isinstance(error, SeriesLocked):
+                error.hint = (
+                    "wait for that process to end and call again, or give each process a store of its own"
+                )
             log.error("%s: %s", series, error)
             if isinstance(error, DatabaseError) or not run.series[0].fetched:
                 raise error

@@ -170,9 +170,15 @@ class Asker:
             return answer
 
     async def once(
-        self, series: SeriesId, timeframe: str, since: int, limit: int, now: int, grid: Timeframe | None
+        self,
+        series: SeriesId,
+        timeframe: str,
+        since: int | None,
+        limit: int,
+        now: int,
+        grid: Timeframe | None,
     ) -> Rows:
-        """One HTTP request, its rows checked one by one."""
+        """One HTTP request, its rows checked one by one. Without `since` the exchange chooses: its newest candles."""
         self.traffic.candle_requests += 1
         params: dict[str, Any] = {} if series.kind == "trade" else {"price": series.kind}
         result, call = await self.client.call("fetch_ohlcv", series.symbol, timeframe, since, limit, params)
@@ -187,12 +193,14 @@ class Asker:
         if series.kind != "trade":
             frame = frame.with_columns(frame["volume"].fill_nan(0.0))  # mark and index candles have none
         verdict = check_rows(frame, grid, raw, latest=now + WEEK)
-        return Rows(verdict.good, verdict.rejected, since, limit, verdict.tail, verdict.strays)
+        return Rows(verdict.good, verdict.rejected, since or 0, limit, verdict.tail, verdict.strays)
 
 
 def _may_pass(error: DataPipelineError) -> bool:
     """Whether a refusal that looks final may come from a firewall or a node that erred: the symbol is listed."""
-    return isinstance(error, UnknownSymbol) or (isinstance(error, ExchangeError) and error.status in (403, 404))
+    return isinstance(error, UnknownSymbol) or (
+        isinstance(error, ExchangeError) and error.status in (403, 404)
+    )
 
 
 def _window(attempt: int, anchored: bool) -> tuple[int, int]:

@@ -21,6 +21,7 @@ from chandlery.errors import (
     ExchangeUnavailable,
     RateLimited,
     UnknownSymbol,
+    UnknownTimeframe,
 )
 from chandlery.when import iso
 
@@ -30,6 +31,7 @@ LONGEST_WAIT_MS = 7 * 24 * 3_600_000
 DEFAULT_WAIT_MS = {429: 5_000, 418: 120_000}
 
 _BANNED_UNTIL = re.compile(r"banned until\s+(\d{13})")
+_NO_TIMEFRAME = re.compile(r'"code":\s*-1120\b|invalid (interval|timeframe|granularity)', re.IGNORECASE)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]+")
 
 
@@ -102,6 +104,8 @@ def _to_error(error: Exception, reply: Reply, *, exchange: str, now: int) -> Exc
     if status >= 500 or status == 408:
         return ExchangeUnavailable(said, hint="the exchange is down or overloaded; run again later")
     ours = class_of(error)
+    if status == 400 and _NO_TIMEFRAME.search(reply.body):
+        return UnknownTimeframe(said, hint="this server does not offer the timeframe, though ccxt lists it")
     if status in _PERMANENT and ours is not UnknownSymbol:
         return ExchangeRefused(said, hint=_HINTS.get(status, ""))
     if ours is RateLimited:

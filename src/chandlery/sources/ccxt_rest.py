@@ -229,22 +229,22 @@ class CcxtRest(Source):
         now = await self.now()
         frame = series.frame
         count = max(1, min(limit, self._page(series)))
-        start = frame.add(frame.floor(now), 1 - count) if since is None else since
-        answer = await self._asker.once(series, series.timeframe, start, count, now, frame)
+        answer = await self._asker.once(series, series.timeframe, since, count, now, frame)
         bad = answer.rejected + answer.tail
         if bad:
             raise BadAnswer(
                 f"{series}: {len(bad)} bad rows: {bad[0].reason}",
                 hint="ask again; `fetch_and_store` does that by itself",
             )
-        moments = pl.col("time").dt.epoch("ms")
-        good = answer.good.filter(moments >= start)
+        if since is None:
+            return answer.good.tail(limit)
+        good = answer.good.filter(pl.col("time").dt.epoch("ms") >= since)
         if answer.good.height and not good.height:
             raise BadAnswer(
-                f"{series}: asked from {iso(start)}, the answer ends at {iso(answer.last or 0)}",
+                f"{series}: asked from {iso(since)}, the answer ends at {iso(answer.last or 0)}",
                 hint="ask again",
             )
-        return good.head(limit) if since is not None else good.tail(limit)
+        return good.head(limit)
 
     async def estimate(self, series: SeriesId, span: TimeRange) -> Estimate:
         """What `pages` over `span` costs at least: each answer brings a page less the overlap candle."""

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Literal, Self
 from chandlery.candle import CandlePage, Rejected, SeriesId, no_candles
 from chandlery.errors import NoSuchSeries, UsageError
 from chandlery.fill import checked_fill, filled
-from chandlery.ledger import Account, Fact, Ledger, account, aligned, joined_accounts
+from chandlery.ledger import Account, Fact, Ledger, account, aligned, joined_accounts, settled_until
 from chandlery.timeframe import Timeframe
 from chandlery.timerange import RangeSet, TimeRange
 from chandlery.when import LISTING, Moment, parse_when
@@ -255,7 +255,7 @@ class Store(ABC):
     ) -> pl.DataFrame:
         """Candles that open in [since, until): candle.SCHEMA, ascending, unique; all of them without bounds.
 
-        Ages and `now` count from the exchange's clock at the latest ask of the series; `listing` is no bound. With
+        Ages and `now` count back from the candle in progress at the latest ask, see `span`; `listing` is no bound. With
         `fill` ("flat" or "null") every slot of the range between the first and the last stored candle has a row, and a
         Boolean column `filled` marks those that are no candles: none is ever made before the first or after the last.
         Raises NoSuchSeries, StoreCorrupt, and UsageError for bounds that cannot be read or lie the wrong way round.
@@ -277,15 +277,17 @@ class Store(ABC):
     def span(self, series: SeriesId, since: Moment | None = None, until: Moment | None = None) -> TimeRange:
         """The range of open times from `since` to `until`, wide enough for every stored candle where a bound is None.
 
+        Ages and `now` count from the open time of the candle that was in progress at the latest ask of the series.
+
         Raises NoSuchSeries, and UsageError for bounds that cannot be read or lie the wrong way round.
         """
         ledger = self.ledger(series)
         answered = ledger.answered_ranges
-        first = 0 if since is None or since == LISTING else parse_when(since, now=ledger.clock)
-        if until is None:
-            end = max(first, answered.until if answered else 0)
-        else:
-            end = parse_when(until, now=ledger.clock)
+        # From the candle in progress at the latest ask: the last 2 days of 1h are 48 closed candles at any minute.
+        now = settled_until(series.frame, ledger.clock, ledger.settle)
+        first = 0 if since is None or since == LISTING else parse_when(since, now=now)
+        newest = answered.until if answered else 0
+        end = max(first, newest) if until is None else parse_when(until, now=now)
         if first > end:
             raise UsageError(
                 f"the range ends before it begins: since {since}, until {until}",
