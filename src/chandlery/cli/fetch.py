@@ -18,6 +18,7 @@ from chandlery.cli.runreport import (
     exit_code,
     exit_code_of_run,
     nothing_begun,
+    nothing_planned,
     tell_plan,
     tell_run,
     together,
@@ -202,7 +203,12 @@ async def _fetch(
         # Only now is it known that there is something to store, so only now may a store be made.
         store = stack.enter_context(open_store(settings.store, create=True))
         say_store(out, store)
-        return await backfill(settings, source, store, progress, wait_lock=wait_lock).run(wants)
+        try:
+            return await backfill(settings, source, store, progress, wait_lock=wait_lock).run(wants)
+        except ExchangeError as error:
+            if isinstance(error, UsageError):
+                raise
+            return nothing_begun([want.series for want in wants], error)
 
 
 async def _plan(out: Output, settings: Settings, wish: Wish, *, signed: bool) -> PlanReport:
@@ -210,14 +216,24 @@ async def _plan(out: Output, settings: Settings, wish: Wish, *, signed: bool) ->
 
     async with AsyncExitStack() as stack:
         source = await stack.enter_async_context(source_of(settings, signed=signed))
-        wants = await _wants(source, wish)
+        try:
+            wants = await _wants(source, wish)
+        except ExchangeError as error:
+            if isinstance(error, UsageError):
+                raise
+            return nothing_planned(_as_typed(settings, wish), error)
         try:
             store = stack.enter_context(opt.open_kept(settings, out))
         except NoSuchStore:
             out.note(f"there is no store at {settings.store} yet")
             store = stack.enter_context(open_store("memory:"))
         progress = RunProgress(out)
-        return await backfill(settings, source, store, progress).plan(wants)
+        try:
+            return await backfill(settings, source, store, progress).plan(wants)
+        except ExchangeError as error:
+            if isinstance(error, UsageError):
+                raise
+            return nothing_planned([want.series for want in wants], error)
 
 
 def backfill(

@@ -59,6 +59,13 @@ def nothing_begun(series: Sequence[SeriesId], error: DataPipelineError) -> RunRe
     return RunReport(seconds=0.0, requests=0, retries=0, weight=0.0, series=reports)
 
 
+def nothing_planned(series: Sequence[SeriesId], error: DataPipelineError) -> PlanReport:
+    """The plan of a run that the exchange did not let begin: the error for each of its series."""
+    from chandlery.report import PlanReport, SeriesPlan
+
+    return PlanReport([SeriesPlan(s.series, s.span, [], error) for s in nothing_begun(series, error).series])
+
+
 def together(reports: Sequence[RunReport]) -> RunReport:
     """The reports of several exchanges as one."""
     from chandlery.report import RunReport
@@ -150,8 +157,9 @@ def tell_plan(out: Output, report: PlanReport, *, as_json: bool) -> None:
     if rows:
         out.table([head, "from", "to", "candles", "requests", "via"], rows)
     candles = sum(sizes)
-    if not rows and all(s.error is None for s in report.series):
-        out.say("everything is there: fetch would ask for no candles")
+    if not rows:
+        if all(s.error is None for s in report.series):
+            out.say("everything is there: fetch would ask for no candles")
         return
     size = size_of(candles)
     out.say(
