@@ -1,13 +1,16 @@
 """Make the generated parts of README.md and docs/commands.md anew: what commands print, and their help.
 
-    python tools/docs.py            rewrite the blocks
-    python tools/docs.py --check    exit with 1 if they differ from what the commands print now
+    python tools/docs.py            rewrite the blocks, draw the picture
+    python tools/docs.py --check    exit with 1 if they differ from what the commands print now, or there is no picture
 
 A block begins with a comment that says what to run, and ends with `<!-- end -->`:
 
     <!-- run: chandlery fetch BTC/USDT --since 7d -->     the command and what it prints, on stdout and stderr
     <!-- help: fetch -->                                  the help of a command
     <!-- python -->                                       the statements that stand there, and what they print
+
+The picture, docs/chart.png, is drawn from the store of README.md. It is not compared: versions of fonts and of libraries
+draw it differently.
 
 Commands run in this process, in an empty folder per file, against a local exchange whose clock stands still.
 """
@@ -31,6 +34,8 @@ PROJECT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(PROJECT / "src"))
 
 FILES = ("README.md", "docs/commands.md")
+PICTURE = "docs/chart.png"
+PICTURE_COMMAND = "chandlery chart BTC/USDT -t 1h --last 5d"
 CLOCK = "2024-06-01T00:01Z,0"
 #: Where the empty folder lies, as the pages show it.
 SHOWN_FOLDER = "/home/you"
@@ -45,7 +50,7 @@ def main(check: bool) -> int:
         for name in FILES:
             path = PROJECT / name
             before = path.read_text(encoding="utf-8")
-            after = rendered(before)
+            after = rendered(before, PROJECT / PICTURE if name == "README.md" and not check else None)
             missing = commands_without_section(after) if name == "docs/commands.md" else []
             for command in missing:
                 print(f"{name}: no section for the command {command}", file=sys.stderr)
@@ -58,6 +63,9 @@ def main(check: bool) -> int:
             else:
                 path.write_text(after, encoding="utf-8")
                 print(f"wrote {name}")
+    if not is_png(PROJECT / PICTURE):
+        print(f"{PICTURE}: no picture", file=sys.stderr)
+        stale += 1
     if check and stale:
         print("the generated parts differ: run make docs", file=sys.stderr)
     return 1 if stale else 0
@@ -83,15 +91,23 @@ def local_exchange() -> Iterator[None]:
         yield
 
 
-def rendered(text: str) -> str:
-    """The text with every block made anew, in one empty folder."""
+def rendered(text: str, picture: Path | None = None) -> str:
+    """The text with every block made anew, in one empty folder; draws the picture from what is kept there then."""
     home = Path.cwd()
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
         try:
-            return BLOCK.sub(lambda found: filled(found, folder), text)
+            done = BLOCK.sub(lambda found: filled(found, folder), text)
+            if picture is not None:
+                output_of(f"{PICTURE_COMMAND} -o {shlex.quote(str(picture))}")
+            return done
         finally:
             os.chdir(home)
+
+
+def is_png(path: Path) -> bool:
+    """Whether there is a picture."""
+    return path.is_file() and path.read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
 
 
 def filled(found: re.Match[str], folder: str) -> str:
