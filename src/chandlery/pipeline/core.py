@@ -186,8 +186,8 @@ class AsyncPipeline:
         if self._closed or not self.is_ours:
             return
         self._closed = True
-        for turn in list(self._turns.values()):
-            async with turn:
+        for under_way in list(self._turns.values()):
+            async with under_way:
                 pass
         try:
             await self._source.close()

@@ -25,7 +25,7 @@ _guard = threading.Lock()
 @asynccontextmanager
 async def turn(place: str, series: SeriesId) -> AsyncIterator[None]:
     """Hold the process's turn at a series of the store that lies at `place`; first come, first served."""
-    key = (os.getpid(), os.path.realpath(place), series)
+    key = _key(place, series)
     mine: Future[None] = Future()
     with _guard:
         _queues.setdefault(key, deque()).append(mine)
@@ -37,6 +37,10 @@ async def turn(place: str, series: SeriesId) -> AsyncIterator[None]:
         with _guard:
             _queues[key].remove(mine)
             _call_first(key)
+
+
+def _key(place: str, series: SeriesId) -> _Key:
+    return os.getpid(), os.path.realpath(place), series
 
 
 def _call_first(key: _Key) -> None:
