@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from chandlery.candle import SeriesId
+from chandlery.errors import DataPipelineError
 from chandlery.ledger import Account, State, aligned
-from chandlery.report import series_json, slots_json
+from chandlery.report import error_json, series_json, slots_json
 from chandlery.stores.base import Problem, Store, pieces
 from chandlery.timerange import RangeSet
 from chandlery.validate import check_rows
@@ -32,6 +33,7 @@ class SeriesVerdict:
     )
     problems: tuple[Problem, ...]
     reach_asked: bool  # whether the caller said since when, so that what is out of reach counts as not there
+    error: DataPipelineError | None = None  # why nothing could be said of the series
 
     @property
     def ok(self) -> bool:
@@ -46,7 +48,7 @@ class SeriesVerdict:
         )
         if self.reach_asked:
             bad += counts[State.OUT_OF_REACH]
-        return bad == 0 and not self.problems
+        return bad == 0 and not self.problems and self.error is None
 
     def as_json(self, gaps: int = GAPS_LISTED) -> dict[str, Any]:
         """The series' part of `verify --json`, with at most `gaps` gaps listed."""
@@ -72,6 +74,7 @@ class SeriesVerdict:
                 }
                 for gap in found[:gaps]
             ],
+            "error": error_json(self.error),
         }
 
 
@@ -108,6 +111,12 @@ def verify_series(
     )
 
 
+def cannot_verify(series: SeriesId, error: DataPipelineError) -> SeriesVerdict:
+    """The verdict on a series of which nothing can be said."""
+    nothing = Account(0, dict.fromkeys(State, 0), ())
+    return SeriesVerdict(series, None, None, nothing, 0, 0, 0, (), reach_asked=False, error=error)
+
+
 def _look(store: Store, series: SeriesId, wanted: RangeSet) -> tuple[int, int | None, int | None]:
     """How many stored rows of `wanted` are no candles, and the first and last open time there."""
     invalid = 0
@@ -124,4 +133,4 @@ def _look(store: Store, series: SeriesId, wanted: RangeSet) -> tuple[int, int | 
     return invalid, first, last
 
 
-__all__ = ["GAPS_LISTED", "SeriesVerdict", "verify_series"]
+__all__ = ["GAPS_LISTED", "SeriesVerdict", "cannot_verify", "verify_series"]

@@ -264,3 +264,26 @@ def test_an_exchange_that_is_gone_stops_no_other(run: Callable[..., Any]) -> Non
     assert done.code == 1, done.err
     assert (failed["exchange"], failed["error"]["kind"]) == ("agoneexchange", "UnknownExchange")
     assert (good["error"], good["missing"], good["until"]) == (None, 0, "2024-06-02T00:00:00Z")
+
+
+def test_run_that_is_refused_at_its_start_says_what_is_missing(run: Callable[..., Any]) -> None:
+    """Where the exchange says nothing at all, the report names the range asked for and calls all of it missing."""
+    faults = Faults((parse_fault("418:1,retry_after=3600"),))
+    with LocalExchange(ExchangeSettings(clock="2024-06-01T00:01Z,0", faults=faults)) as banning:
+        url = ("--exchange-url", banning.url, "--max-wait", "1s")
+        done = run(
+            "fetch", "BTC/USDT", "-t", "1h", "--since", "2024-05-25", "--until", "2024-06-01", "--json", *url
+        )
+    assert done.code == 3, done.err
+    (series,) = done.json["series"]
+    assert (series["since"], series["until"]) == ("2024-05-25T00:00:00Z", "2024-06-01T00:00:00Z")
+    assert series["missing"] == 168
+
+
+def test_range_without_a_slot_makes_nothing(run: Callable[..., Any], tmp_path: Path) -> None:
+    """A range in which no candle opens is wrong usage that names range and timeframe; no store is made."""
+    done = run("fetch", "BTC/USDT", "-t", "1h", "--since", "2024-05-25T00:10", "--until", "2024-05-25T00:50")
+    assert (done.code, done.out) == (2, "")
+    assert "1h" in done.err
+    assert "2024-05-25T00:10" in done.err
+    assert not (tmp_path / "candles").exists()

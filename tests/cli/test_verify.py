@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
 from typing import Any
 
+from chandlery.candle import CandlePage
 from chandlery.exchange import ExchangeSettings, Faults, LocalExchange, parse_fault
+from chandlery.ledger import Fact, State
+from chandlery.stores import open_store
+from chandlery.stores.base import Ask, Page, SeriesFact
+from chandlery.timerange import TimeRange
+from chandlery.when import parse_when
 
 VERIFY_KEYS = [
     *("exchange", "symbol", "timeframe", "kind", "first", "last", "expected", "stored"),
     *("absent", "missing", "pending", "quarantined", "before_listing", "after_end", "out_of_reach"),
-    *("duplicates", "invalid", "unexplained", "gaps_total", "gaps"),
+    *("duplicates", "invalid", "unexplained", "gaps_total", "gaps", "error"),
 ]
 GAP_KEYS = ["from", "to", "candles", "state", "reason"]
 WEEK = ("--since", "2024-05-25", "--until", "2024-06-01")
@@ -87,3 +96,69 @@ def test_verify_knows_no_such_series(run: Callable[..., Any]) -> None:
 
     assert (done.code, done.out) == (2, "")
     assert "BTC/USDT" in done.err
+
+
+def test_damage_of_one_series_hides_no_other(run: Callable[..., Any], tmp_path: Path) -> None:
+    """A series whose file cannot be read has its fault in its own row; the others are verified; --repair heals it."""
+    run("fetch", "BTC/USDT", "ETH/USDT", "-t", "1h", "--since", "2023-11-01", "--until", "2024-02-01")
+    file = next(path for path in (tmp_path / "candles").rglob("2023.parquet") if "BTC" in str(path))
+    file.unlink()
+    file.mkdir()
+    done = run("verify", "--json")
+    assert done.code == 1
+    assert [(s["symbol"], s["unexplained"], s["error"]) for s in done.json["series"]] == [
+        ("BTC/USDT", 1464, None), ("ETH/USDT", 0, None),
+    ]  # fmt: skip
+    assert "unreadable" in done.err
+    repaired = run("verify", "--repair", "--json")
+    assert repaired.code == 0, repaired.err
+    assert [s["stored"] + s["absent"] for s in repaired.json["series"]] == [2208, 2208]
+
+
+def test_series_that_cannot_be_verified_is_told_and_the_others_are(
+    run: Callable[..., Any], tmp_path: Path
+) -> None:
+    """Where nothing can be said of a series its error stands in its row and object, the rest is verified, and it ends with 4."""
+    run("fetch", "BTC/USDT", "ETH/USDT", "-t", "1h", *WEEK)
+    with closing(sqlite3.connect(tmp_path / "candles" / "catalogue.sqlite")) as catalogue, catalogue:
+        # The answers of one series are not ranges any more.
+        catalogue.execute("UPDATE answered SET until = since - 1 WHERE series = 1")
+    done = run("verify", "--json")
+    plain = run("verify")
+    assert (done.code, plain.code) == (4, 4), done.err
+    assert [(s["symbol"], s["stored"]) for s in done.json["series"]] == [("BTC/USDT", 0), ("ETH/USDT", 168)]
+    assert done.json["series"][0]["error"]["kind"] == "StoreCorrupt"
+    assert not done.json["ok"]
+    assert plain.out.count("✅") == plain.out.count("❌") == 1
+
+
+def test_absent_slots_are_asked_again_where_they_are_doubted(run: Callable[..., Any], tmp_path: Path) -> None:
+    """--repair leaves absences alone; with --absent it brings the candles that an exchange held back before."""
+    run("fetch", "BTC/USDT", "-t", "1h", *WEEK)
+    day = 86_400_000
+    with open_store(tmp_path / "candles") as store:
+        (kept,) = store.series()
+        candles = store.candles(kept.series)
+        ledger = store.ledger(kept.series)
+        store.remove(kept.series)
+        page = CandlePage(kept.series, ledger.asked.ranges[0], candles[:60], "test", kept.clock + 30 * day)
+        store.write([Ask(kept.series, ledger.asked.ranges[0], kept.clock, 0), Page(page)])
+    assert run("verify", "--repair", "--json").json["series"][0]["absent"] == 108
+    done = run("verify", "--repair", "--absent", "--json")
+    assert done.code == 0, done.err
+    assert (done.json["series"][0]["absent"], done.json["series"][0]["stored"]) == (0, 168)
+    assert run("verify", "--absent").code == 2
+
+
+def test_repair_doubts_a_listing_that_was_recorded(run: Callable[..., Any], tmp_path: Path) -> None:
+    """--repair asks again for what is said to lie before the listing, though verify finds nothing wrong."""
+    run("fetch", "BTC/USDT", "-t", "1h", "--since", "2024-05-29", "--until", "2024-06-01")
+    since, until = (parse_when(f"2024-05-{day}", now=0) for day in (25, 29))
+    with open_store(tmp_path / "candles") as store:
+        (kept,) = store.series()
+        span = TimeRange(since, until)
+        false = Fact(span, State.BEFORE_LISTING, "the first candle", kept.clock)
+        store.write([Ask(kept.series, span, kept.clock, 0), SeriesFact(kept.series, false)])
+    assert run("verify").code == 0
+    done = run("verify", "--repair", "--json")
+    assert (done.code, done.json["series"][0]["stored"]) == (0, 168), done.err

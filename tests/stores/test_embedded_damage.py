@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 
 import apsw
@@ -22,6 +23,7 @@ from chandlery.testing.store_scenes import (
     page,
 )
 from chandlery.timeframe import DAY
+from chandlery.verify import verify_series
 
 
 def test_damaged_file_is_found_told_and_fetched_again(store: EmbeddedStore, seed: int) -> None:
@@ -82,3 +84,48 @@ def test_damaged_staged_block_is_found(store: EmbeddedStore) -> None:
         again.forget(SERIES, hours(0, 100))
         assert again.write([page(0, 100)])[0].new == 100
         assert bits(again.candles(SERIES)) == bits(candles(list(range(100))))
+
+
+@pytest.mark.parametrize("how", ["link", "dead link", "folder", "pipe"])
+def test_file_that_cannot_be_read_is_damage_of_its_partition(store: EmbeddedStore, how: str) -> None:
+    """Whatever lies in the place of a sealed file, only its candles are lost; forget sets it aside, a new page heals it."""
+    store.write([ask(0, 20000, clock=START + 1000 * DAY), page(0, 20000)])
+    store.seal(everything=True)
+    file = next(store.folder.rglob("2025.parquet"))
+    elsewhere = file.rename(store.folder.parent / "elsewhere")
+    if how == "link":
+        file.symlink_to(elsewhere)
+    elif how == "dead link":
+        file.symlink_to(elsewhere.with_name("nothing"))
+    elif how == "pipe":
+        os.mkfifo(file)
+    else:
+        file.mkdir()
+        (file / "x").touch()
+    with pytest.raises(StoreCorrupt, match=r"2025\.parquet is unreadable"):
+        store.candles(SERIES)
+    assert store.candles(SERIES, hours(0, 8784)).height == 8784
+    (problem,) = store.check(SERIES)
+    assert (problem.kind, problem.candles, problem.range) == ("lost", 8760, hours(8784, 17544))
+    assert "unreadable" in problem.message
+    with store.lock(SERIES):
+        store.forget(SERIES, hours(8784, 17544))
+    assert store.check(SERIES) == []
+    assert [path.name for path in store.folder.rglob("*damaged*")] == ["2025.parquet.damaged"]
+    assert store.write([page(8784, 17544, repair=True)])[0].new == 8760
+    store.seal(everything=True)
+    assert bits(store.candles(SERIES)) == bits(candles(list(range(20000))))
+
+
+def test_verify_counts_what_is_staged_beside_a_damaged_file(store: EmbeddedStore) -> None:
+    """Staged candles of a damaged partition cannot be read without it: verify says so and still gives a verdict."""
+    store.write([ask(0, 200, clock=START + 1000 * DAY), page(0, 100)])
+    store.seal(everything=True)
+    store.write([page(100, 200)])
+    file = next(store.folder.rglob("2024.parquet"))
+    file.write_bytes(b"x")
+    verdict = verify_series(store, SERIES)
+    assert not verdict.ok
+    assert verdict.account.expected == 200
+    store.forget(SERIES, hours(0, 200))
+    assert store.candles(SERIES).height == 100

@@ -41,6 +41,10 @@ Repair = Annotated[
     bool,
     typer.Option("--repair", help="Ask again for what is missing, refused or damaged, then verify again."),
 ]
+Absent = Annotated[
+    bool,
+    typer.Option("--absent", help="With --repair: ask again for absent slots too."),
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -57,6 +61,7 @@ def verify(
     since: opt.Since = None,
     until: opt.Until = None,
     repair: Repair = False,
+    absent: Absent = False,
     gaps: Gaps = None,
     exchange: opt.KeptExchange = None,
     exchange_url: opt.ExchangeUrl = None,
@@ -75,6 +80,8 @@ def verify(
     Exits with 0 only if nothing is missing, refused, invalid, there twice or unexplained.
     """
     out = Output(quiet=quiet, verbose=verbose)
+    if absent and not repair:
+        raise UsageError("--absent asks the exchange again", hint="give --repair too")
     settings = opt.settle(
         out, exchange=exchange, exchange_url=exchange_url, store=store, max_wait=max_wait, budget=budget
     )
@@ -82,20 +89,16 @@ def verify(
         tasks = _tasks(kept, symbols or (), exchange, timeframe or (), since, until)
         verdicts = [_verdict(kept, task) for task in tasks]
         code = Exit.OK
-        if repair and not all(v.ok for v in verdicts):
-            code = _repair(
-                out,
-                settings,
-                kept,
-                list(zip(tasks, verdicts, strict=True)),
-                signed=signed,
-                wait_lock=wait_lock,
-            )
+        looked = list(zip(tasks, verdicts, strict=True))
+        wants = [want for one in looked if (want := _want(kept, *one, absent=absent))] if repair else []
+        if wants:
+            code = _repair(out, settings, kept, wants, absent=absent, signed=signed, wait_lock=wait_lock)
             verdicts = [_verdict(kept, task) for task in tasks]
     _tell(out, verdicts, gaps, as_json=as_json)
     if code not in (Exit.OK, Exit.INCOMPLETE):
         out.exit(code)
-    out.exit(Exit.OK if all(v.ok for v in verdicts) else Exit.INCOMPLETE)
+    errors = [v.error for v in verdicts if v.error is not None]
+    out.exit(exit_code_of_run(errors, len(verdicts), complete=all(v.ok for v in verdicts)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,9 +149,13 @@ def _bounds(
 
 
 def _verdict(store: Store, task: _Task) -> SeriesVerdict:
-    from chandlery.verify import verify_series
+    """The verdict on one series; an error over it stays with it, so that it hides no other."""
+    from chandlery.verify import cannot_verify, verify_series
 
-    return verify_series(store, task.kept.series, since=task.since, until=task.until)
+    try:
+        return verify_series(store, task.kept.series, since=task.since, until=task.until)
+    except DataPipelineError as error:
+        return cannot_verify(task.kept.series, error)
 
 
 # -- repair ----------------------------------------------------------------------------------------------------------
@@ -158,18 +165,17 @@ def _repair(
     out: Output,
     settings: Settings,
     store: Store,
-    looked: Sequence[tuple[_Task, SeriesVerdict]],
+    asked: Sequence[Want],
     *,
+    absent: bool,
     signed: bool,
     wait_lock: bool,
 ) -> Exit:
     """Ask again for what is wrong; returns the exit code of that run."""
     say_store(out, store)
     wants: dict[str, list[Want]] = {}
-    for task, verdict in looked:
-        want = _want(store, task, verdict)
-        if want is not None:
-            wants.setdefault(want.series.exchange, []).append(want)
+    for want in asked:
+        wants.setdefault(want.series.exchange, []).append(want)
 
     async def run() -> Exit:
         errors: list[DataPipelineError] = []
@@ -181,7 +187,15 @@ def _repair(
                     source = await stack.enter_async_context(
                         source_of(settings, exchange=exchange, signed=signed)
                     )
-                    run = backfill(settings, source, store, progress, wait_lock=wait_lock, repair=True)
+                    run = backfill(
+                        settings,
+                        source,
+                        store,
+                        progress,
+                        wait_lock=wait_lock,
+                        repair=True,
+                        doubt_absent=absent,
+                    )
                     report = await run.run(some)
                 except DataPipelineError as error:
                     out.error(error, about=exchange)
@@ -198,14 +212,15 @@ def _repair(
         return run_until_interrupted(out, run)
 
 
-def _want(store: Store, task: _Task, verdict: SeriesVerdict) -> Want | None:
-    """The shortest range that holds everything that is wrong with a series; None if nothing is."""
+def _want(store: Store, task: _Task, verdict: SeriesVerdict, *, absent: bool) -> Want | None:
+    """The shortest range that holds everything that is wrong with a series or in doubt; None if nothing is."""
     from chandlery.backfill import Want
-    from chandlery.ledger import State
+    from chandlery.ledger import FACTS, State
 
-    if verdict.ok:
+    doubted = (State.MISSING, State.QUARANTINED, *FACTS, *([State.ABSENT] if absent else []))
+    bad = [(g.since, g.until) for g in verdict.account.gaps if g.state in doubted]
+    if verdict.error is not None or (verdict.ok and not bad):
         return None
-    bad = [(g.since, g.until) for g in verdict.account.gaps if g.state in (State.MISSING, State.QUARANTINED)]
     bad += [(p.range.since, p.range.until) for p in verdict.problems if p.range is not None]
     if verdict.invalid or verdict.unexplained or not bad:
         asked = store.ledger(task.kept.series).asked
@@ -221,6 +236,7 @@ def _want(store: Store, task: _Task, verdict: SeriesVerdict) -> Want | None:
 def _tell(out: Output, verdicts: Sequence[SeriesVerdict], gaps: int | None, *, as_json: bool) -> None:
     from chandlery.verify import GAPS_LISTED
 
+    tell_errors(out, [(str(v.series), v.error) for v in verdicts if v.error is not None])
     for verdict in verdicts:
         for problem in verdict.problems:
             out.warn(f"{verdict.series}: {problem.message}", hint=problem.hint)
@@ -253,6 +269,9 @@ def _table(verdicts: Sequence[SeriesVerdict]) -> tuple[list[str], list[list[Cell
     rows = []
     for name, v in zip(names, verdicts, strict=True):
         row: list[Cell] = ["✅" if v.ok else "❌", name, minute(v.first), minute(v.last)]
+        if v.error is not None:
+            rows.append([*row, *(None for _ in columns[4:])])
+            continue
         row += [v.account.expected, stored_of(v)]
         rows.append([*row, *(v.account.counts[s] for s in states), *(int(getattr(v, f)) for f in faults)])
     return columns, rows

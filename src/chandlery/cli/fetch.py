@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from chandlery.report import PlanReport, RunReport
     from chandlery.sources.base import Source
     from chandlery.stores.base import Store
+    from chandlery.timerange import TimeRange
 
 
 def register(app: typer.Typer) -> None:
@@ -199,7 +200,7 @@ async def _fetch(
         except ExchangeError as error:
             if isinstance(error, UsageError):
                 raise
-            return nothing_begun(_as_typed(settings, wish), error)
+            return nothing_begun(_as_typed(settings, wish), error, _span_as_typed(wish))
         # Only now is it known that there is something to store, so only now may a store be made.
         store = stack.enter_context(open_store(settings.store, create=True))
         say_store(out, store)
@@ -244,6 +245,7 @@ def backfill(
     *,
     wait_lock: bool = False,
     repair: bool = False,
+    doubt_absent: bool = False,
 ) -> Backfill:
     """A back-fill as the settings want it."""
     from chandlery.backfill import Backfill
@@ -256,6 +258,7 @@ def backfill(
         recheck=round(settings.recheck * 1000),
         wait_lock=wait_lock,
         repair=repair,
+        doubt_absent=doubt_absent,
         progress=progress,
     )
 
@@ -351,6 +354,20 @@ def _kept_wants(store: Store, wish: Wish) -> dict[str, list[Want]]:
     for kept in matching(store, (), exchange=wish.only, timeframes=wish.timeframes):
         wants.setdefault(kept.series.exchange, []).append(Want(kept.series))
     return wants
+
+
+def _span_as_typed(wish: Wish) -> TimeRange | None:
+    """The range asked for by this machine's clock, where the exchange did not even say what time it is."""
+    from chandlery.clock import SystemClock
+    from chandlery.timerange import TimeRange
+    from chandlery.when import LISTING, parse_when
+
+    if wish.since is None or wish.since.strip() == LISTING:
+        return None
+    now = SystemClock().now_ms()
+    since = parse_when(wish.since, now=now)
+    until = now if wish.until is None else min(now, parse_when(wish.until, now=now))
+    return TimeRange(since, max(since, until))
 
 
 def _as_typed(settings: Settings, wish: Wish) -> list[SeriesId]:

@@ -12,6 +12,7 @@ from chandlery.redact import visible
 if TYPE_CHECKING:
     from chandlery.candle import SeriesId
     from chandlery.report import PlanReport, RunReport, SeriesReport
+    from chandlery.timerange import TimeRange
 
 _ORDINARY = ("stored",)
 
@@ -48,14 +49,21 @@ def minute(moment: int | None) -> str | None:
     return text.removesuffix(":00") if len(text) == len("2024-01-01 00:00:00") else text
 
 
-def nothing_begun(series: Sequence[SeriesId], error: DataPipelineError) -> RunReport:
-    """The report of a run that the exchange did not let begin: the error for each of its series."""
+def nothing_begun(
+    series: Sequence[SeriesId], error: DataPipelineError, span: TimeRange | None = None
+) -> RunReport:
+    """The report of a run that the exchange did not let begin: the error for each of its series, all of `span` missing."""
     from chandlery.clock import SystemClock
+    from chandlery.ledger import State, aligned
     from chandlery.report import RunReport, SeriesReport
     from chandlery.timerange import TimeRange
 
     now = SystemClock().now_ms()  # nobody knows the exchange's
-    reports = [SeriesReport(one, TimeRange(now, now), error=error) for one in series]
+    reports = [
+        SeriesReport(one, aligned(one.frame, span or TimeRange(now, now)), error=error) for one in series
+    ]
+    for report in reports:
+        report.counts[State.MISSING] = report.series.frame.count(report.span.since, report.span.until)
     return RunReport(seconds=0.0, requests=0, retries=0, weight=0.0, series=reports)
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
+import stat
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
@@ -36,6 +38,9 @@ if TYPE_CHECKING:
     from chandlery.stores.embedded_catalog import Catalogue
 
 _DAMAGED = "`chandlery verify --repair` fetches what it held again; or put the file back from a backup"
+_UNREADABLE = "unreadable: "
+# What this process lacks says nothing about a file.
+_PASSING = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 T = TypeVar("T")
 
 
@@ -139,7 +144,12 @@ def read_partition(
     folder: Path, partition: PartitionRow, *, times_only: bool = False, decoded: Decoded | None = None
 ) -> pl.DataFrame | None:
     """A partition's file, None if none was sealed yet; raises Stale if it is not one that the catalogue knows."""
-    data = _read_bytes(folder, partition)
+    try:
+        data = _read_bytes(folder, partition)
+    except Stale:
+        if partition.sha256 is None:
+            return None
+        raise
     found = "missing" if data is None else hashlib.sha256(data).hexdigest()
     if data is None and partition.sha256 is None:
         return None
@@ -154,12 +164,25 @@ def read_partition(
 
 
 def _read_bytes(folder: Path, partition: PartitionRow) -> bytes | None:
+    """The bytes of a partition's file, None if it is not there; raises Stale if it cannot be read."""
+    flags = (
+        os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+    )  # a pipe in its place must not be waited for
     try:
-        descriptor = os.open(folder / partition.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        descriptor = os.open(folder / partition.path, flags)
+        try:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise Stale(partition, f"{_UNREADABLE}not a plain file")
+            with os.fdopen(descriptor, "rb", closefd=False) as file:
+                return file.read()
+        finally:
+            os.close(descriptor)
     except FileNotFoundError:
         return None
-    with os.fdopen(descriptor, "rb") as file:
-        return file.read()
+    except OSError as error:
+        if error.errno in _PASSING:
+            raise
+        raise Stale(partition, f"{_UNREADABLE}{error.strerror}") from error
 
 
 def _by_part(rows: Sequence[StagedRow]) -> dict[int, list[Staged]]:
@@ -185,7 +208,9 @@ def _damaged_block(series: SeriesId, staged_block: Staged) -> StoreCorrupt:
 
 def corrupt(folder: Path, series: SeriesId, stale: Stale) -> StoreCorrupt:
     """The error for a file that stays wrong."""
-    what = "is missing" if stale.found == "missing" else "is not the file that was sealed"
+    what = "is not the file that was sealed"
+    if stale.found == "missing" or stale.found.startswith(_UNREADABLE):
+        what = f"is {stale.found}"
     return StoreCorrupt(f"{series}: {folder / stale.partition.path} {what}", hint=_DAMAGED)
 
 
@@ -225,7 +250,9 @@ def check_series(folder: Path, seen: Picture) -> list[Problem]:
             file = read_partition(folder, p, times_only=True)
         except Stale as stale:
             raise_later = corrupt(folder, series, stale)
-            problems.append(Problem("lost", span, p.rows, raise_later.message, raise_later.hint))
+            problems.append(
+                Problem("lost", _whole_of(seen.row, p), p.rows, raise_later.message, raise_later.hint)
+            )
             continue
         if file is None:
             continue
@@ -248,6 +275,14 @@ def check_series(folder: Path, seen: Picture) -> list[Problem]:
     if not problems:
         problems = _check_whole(seen, np.unique(np.concatenate(times)) if times else np.empty(0, np.int64))
     return problems
+
+
+def _whole_of(row: SeriesRow, partition: PartitionRow) -> TimeRange | None:
+    """Where candles of a partition may lie: without its file the staged ones cannot be read either."""
+    if row.first is None or row.last is None:
+        return None
+    whole = TimeRange(row.first, row.series.frame.next(row.last))
+    return whole.intersect(row.parts.range(partition.part) or whole)
 
 
 def _check_whole(seen: Picture, opened: NDArray[np.int64]) -> list[Problem]:

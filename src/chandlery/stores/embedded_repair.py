@@ -84,7 +84,7 @@ def _drop_blocks(db: apsw.Connection, row: SeriesRow) -> RangeSet:
 
 def _rename(file: Path) -> None:
     number = 0
-    while (aside := file.with_name(f"{file.name}.damaged{number or ''}")).exists():
+    while os.path.lexists(aside := file.with_name(f"{file.name}.damaged{number or ''}")):
         number += 1
     os.replace(file, aside)  # noqa: PTH105
     sync_folder(file.parent)

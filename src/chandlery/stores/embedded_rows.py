@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from chandlery.candle import SeriesId
-from chandlery.errors import UsageError
+from chandlery.errors import StoreCorrupt, UsageError
 from chandlery.ledger import Answered, Fact, Ledger, State
 from chandlery.stores.base import SeriesSummary
 from chandlery.stores.embedded_blob import Staged
@@ -105,28 +105,36 @@ def _series_row(db: apsw.Connection, series: SeriesId, row: Sequence[object]) ->
 
 def read_ledger(db: apsw.Connection, number: int, series: SeriesId, clock: int, settle: int) -> Ledger:
     """The ledger of the series with that number."""
-    asked = db.execute("SELECT since, until FROM asked WHERE series = ? ORDER BY since", (number,))
-    answered = db.execute("SELECT since, until, at FROM answered WHERE series = ? ORDER BY since", (number,))
-    facts = db.execute(
-        "SELECT since, until, state, reason, at FROM facts WHERE series = ? ORDER BY since, until, state",
-        (number,),
-    )
-    refused = db.execute(
-        "SELECT DISTINCT open FROM quarantine WHERE series = ? AND open IS NOT NULL AND NOT resolved ORDER BY open",
-        (number,),
-    )
-    return Ledger(
-        timeframe=series.frame,
-        asked=RangeSet(TimeRange(since, until) for since, until in asked),
-        answered=tuple(Answered(TimeRange(since, until), at) for since, until, at in answered),
-        facts=tuple(
-            Fact(TimeRange(since, until), State(state), reason, at)
-            for since, until, state, reason, at in facts
-        ),
-        quarantined=tuple(opened for (opened,) in refused),
-        clock=clock,
-        settle=settle,
-    )
+    try:
+        asked = db.execute("SELECT since, until FROM asked WHERE series = ? ORDER BY since", (number,))
+        answered = db.execute(
+            "SELECT since, until, at FROM answered WHERE series = ? ORDER BY since", (number,)
+        )
+        facts = db.execute(
+            "SELECT since, until, state, reason, at FROM facts WHERE series = ? ORDER BY since, until, state",
+            (number,),
+        )
+        refused = db.execute(
+            "SELECT DISTINCT open FROM quarantine WHERE series = ? AND open IS NOT NULL AND NOT resolved ORDER BY open",
+            (number,),
+        )
+        return Ledger(
+            timeframe=series.frame,
+            asked=RangeSet(TimeRange(since, until) for since, until in asked),
+            answered=tuple(Answered(TimeRange(since, until), at) for since, until, at in answered),
+            facts=tuple(
+                Fact(TimeRange(since, until), State(state), reason, at)
+                for since, until, state, reason, at in facts
+            ),
+            quarantined=tuple(opened for (opened,) in refused),
+            clock=clock,
+            settle=settle,
+        )
+    except ValueError as error:
+        raise StoreCorrupt(
+            f"{series}: its ledger in the catalogue is damaged: {error}",
+            hint="take the series out with `chandlery remove` and fetch it again",
+        ) from error
 
 
 def add_series(db: apsw.Connection, series: SeriesId) -> SeriesRow:
