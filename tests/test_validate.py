@@ -105,8 +105,8 @@ def minutes(*numbers: int) -> pl.DataFrame:
 def test_row_gets_the_free_place_between_its_neighbours(wrong: int) -> None:
     """A row whose open time cannot be true is refused at the one slot that its neighbours leave free."""
     rows = frame_of([[t, *GOOD] for t in (T0, T0 + 60_000, wrong, T0 + 180_000, T0 + 240_000)])
-    for given in (rows, rows.reverse()):
-        verdict = check_rows(given, MINUTE, latest=T0 + 10**9)
+    for answer in (rows, rows.reverse()):
+        verdict = check_rows(answer, MINUTE, latest=T0 + 10**9)
         assert [row.open for row in verdict.rejected] == [T0 + 120_000]
         assert verdict.good["time"].dt.epoch("ms").to_list() == [T0 + n * 60_000 for n in (0, 1, 3, 4)]
         assert verdict.strays == 0

@@ -102,7 +102,9 @@ def check_rows(
         if any(rows.row(int(j)) == rows.row(i) for j in twins):
             moved[i], opens[i] = False, times[i]  # the same row once more, beside a slot that has none
         else:
-            fault[twins] = np.where(fault[twins] == 0, _DIFFER, fault[twins])  # which of them is where it says?
+            fault[twins] = np.where(
+                fault[twins] == 0, _DIFFER, fault[twins]
+            )  # which of them is where it says?
     fault[moved] = _MISPLACED
     order = np.argsort(np.where(outside | moved, opens, times), kind="stable")
     fault = _mark_duplicates(rows, times, fault, order)
@@ -151,10 +153,9 @@ def _place(
     # A row that lies between two neighbours of one free slot, and says that it belongs elsewhere.
     if len(inside) > 2:
         free = (slots[2:] - slots[:-2] == 2) & ~np.isin(slots[:-2] + 1, slots)
-        single = (np.diff(np.flatnonzero(~outside[path]))[:-1] == 1) & (
-            np.diff(np.flatnonzero(~outside[path]))[1:] == 1
-        )
-        for n in np.flatnonzero(free & single):
+        next_to = np.diff(np.flatnonzero(~outside[path])) == 1
+        single = next_to[:-1] & next_to[1:]
+        for n in np.flatnonzero(free & single).tolist():
             moved[inside[n + 1]] = True
             opens[inside[n + 1]] = timeframe.open_of(int(slots[n]) + 1)
     taken = set(slots[~moved[inside]].tolist())

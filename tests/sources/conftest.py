@@ -7,6 +7,7 @@ import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from email.utils import formatdate
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +117,8 @@ class TinyExchange:
         self.now = NOW
         self.symbol = ("BTC", "USDT")
         self.rate_limits: list[dict[str, Any]] = []
+        self.told: Callable[[], Any] = lambda: self.now
+        self.date: Callable[[], int | None] = lambda: self.now
         self.answer: Callable[[dict[str, str], list[Row]], Any] = lambda _, rows: rows
 
     def due(self, query: dict[str, str]) -> list[Row]:
@@ -136,11 +139,18 @@ class TinyExchange:
         return [kline(t) for t in sorted(opens)]
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
+        response = await self.respond(request)
+        date = self.date()
+        # An empty header stands for none: the server would put in its own.
+        response.headers["Date"] = "" if date is None else formatdate(date / 1000, usegmt=True)
+        return response
+
+    async def respond(self, request: web.Request) -> web.StreamResponse:
         self.paths.append(request.path)
         self.headers.append(dict(request.headers))
         name = request.path.rsplit("/", 1)[-1]
         if name == "time":
-            return web.json_response({"serverTime": self.now})
+            return web.json_response({"serverTime": self.told()})
         if name == "exchangeInfo":
             return web.json_response(self.info())
         if name != "klines":

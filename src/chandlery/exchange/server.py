@@ -10,6 +10,7 @@ import threading
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from email.utils import formatdate
 from typing import Any
 
 from aiohttp import web
@@ -83,7 +84,12 @@ class ExchangeServer:
             self._count = 0
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        """Answer one request."""
+        """Answer one request; the Date of the answer is the exchange's own."""
+        response = await self._handle(request)
+        response.headers["Date"] = formatdate(self._clock.now_ms() / 1000, usegmt=True)
+        return response
+
+    async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         path = request.path
         if path.startswith("/_control/"):
             return await self._control(request)

@@ -9,6 +9,7 @@ before ccxt believes it. ccxt ships no types; nothing outside this module and `c
 from __future__ import annotations
 
 import gc
+import json
 import logging
 import ssl
 from collections.abc import Mapping, Sequence
@@ -83,6 +84,14 @@ def redirect_url(url: str, base: str) -> str:
     scheme = ("ws" if parts.scheme in {"ws", "wss"} else "http") + ("s" if secure else "")
     path = target.path.rstrip("/") + parts.path
     return urlunsplit(SplitResult(scheme, target.netloc, path, parts.query, parts.fragment))
+
+
+def _lenient_json(text: str) -> Any:
+    """JSON that ccxt's fast parser refuses, None if it is none: half a surrogate pair or NaN spoils one row, not all."""
+    try:
+        return json.loads(text) if text[:1] in ("[", "{") else None
+    except (ValueError, RecursionError):
+        return None
 
 
 def _redirected(tree: Any, base: str, hostname: str) -> Any:
@@ -295,6 +304,8 @@ class Client:
         reason = str(HTTPStatus(status).phrase) if status in _STATUSES else ""
         text = exchange.on_rest_response(status, reason, url, method, headers, text, sent, body)
         decoded = exchange.parse_json(text)
+        if decoded is None:
+            decoded = _lenient_json(text)
         exchange.handle_errors(status, reason, url, method, headers, text, decoded, sent, body)
         exchange.handle_http_status_code(status, reason, url, method, "")
         if not 200 <= status < 300:

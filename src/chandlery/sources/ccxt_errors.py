@@ -154,8 +154,8 @@ def _retry_after(reply: Reply) -> int | None:
     try:
         seconds = float(text)
     except ValueError:
-        moment = _http_date(text)
-        sent = _http_date(reply.headers.get("date", ""))
+        moment = http_date(text)
+        sent = http_date(reply.headers.get("date", ""))
         if moment is None or sent is None:
             return None
         return max(0, moment - sent)
@@ -168,11 +168,12 @@ def _until_in_body(reply: Reply, now: int) -> int | None:
     if found is None:
         return None
     # The moment is on the exchange's clock; its Date header says what that shows, if it came.
-    wait = int(found[1]) - (_http_date(reply.headers.get("date", "")) or now)
+    wait = int(found[1]) - (http_date(reply.headers.get("date", "")) or now)
     return wait if 0 <= wait <= LONGEST_WAIT_MS else None
 
 
-def _http_date(text: str) -> int | None:
+def http_date(text: str) -> int | None:
+    """A Date header as epoch ms, None if it is none."""
     try:
         moment = parsedate_to_datetime(text)
     except (ValueError, TypeError, IndexError):

@@ -8,7 +8,6 @@ import logging
 import math
 from collections import defaultdict
 from collections.abc import AsyncIterator, Mapping
-from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +21,15 @@ from chandlery.sources.asking import Asker
 from chandlery.sources.bans import state_folder
 from chandlery.sources.base import Estimate, Market, Source, Traffic
 from chandlery.sources.ccxt_client import DECLARING, Client
-from chandlery.sources.edges import Beginning, Edges
+from chandlery.sources.ccxt_errors import http_date
+from chandlery.sources.edges import DAWN, Beginning, Edges
 from chandlery.sources.holes import Usual
 from chandlery.sources.pacing import Pacer
 from chandlery.sources.retry import persist
 from chandlery.sources.walk import Walk
-from chandlery.timeframe import Timeframe, parse_timeframe
+from chandlery.timeframe import DAY, Timeframe, parse_timeframe
 from chandlery.timerange import TimeRange
+from chandlery.validate import LATEST
 from chandlery.when import iso
 
 log = logging.getLogger("chandlery.sources.ccxt_rest")
@@ -43,6 +44,12 @@ PAGES: Mapping[str, int] = {
     "okx": 100,
 }
 DEFAULT_PAGE = 1000
+#: The exchange's time and the Date of the same answer (whole seconds) may be this far apart, in ms.
+CLOCKS_AGREE = 60_000
+#: Two answers agree on the time if the later one says at most this much more, in ms.
+CLOCK_JUMP = 300_000
+#: Asks for the time after which the Date header settles it, if the time runs too fast for answers to agree.
+CLOCK_ASKS = 4
 
 
 class CcxtRest(Source):
@@ -111,20 +118,59 @@ class CcxtRest(Source):
         return self.client.ccxt
 
     async def now(self) -> int:
-        """The exchange's time, epoch ms: what it says, else the Date of an answer, else the local clock."""
+        """The exchange's time, epoch ms: what it says, else the Date of an answer, else the local clock.
+
+        A time that does not agree with the Date header of its own answer, or with the local clock where there is none,
+        is asked for again; where the two keep apart, the earlier one is taken, so that no open candle counts as closed.
+        """
         if self.client.ccxt.has.get("fetchTime"):
-            moment, _ = await persist(lambda: self.client.call("fetch_time"), self._asker.patience())
-            if isinstance(moment, int | float) and math.isfinite(moment):
-                return int(moment)
-        else:
-            await self.markets()
-        if self.client.date:
-            sent = parsedate_to_datetime(self.client.date)
-            return round(sent.timestamp() * 1000)
+            return await self._told_now()
+        await self.markets()
+        if (sent := http_date(self.client.date)) is not None:
+            return sent
+        self._warn_clock(f"{self.exchange} does not tell its time; the local clock is used")
+        return self.clock.now_ms()
+
+    async def _told_now(self) -> int:
+        """The time that the exchange tells, once answers agree on it."""
+        patience = self._asker.patience()
+        last: int | None = None
+        agreeing = asked = 0
+        while True:
+            moment, date = await persist(self._ask_time, patience)
+            if date is not None and abs(moment - date) <= CLOCKS_AGREE:
+                return moment
+            if date is None and moment <= self.clock.now_ms() + DAY:
+                return moment
+            agreeing = agreeing + 1 if last is not None and 0 <= moment - last <= CLOCK_JUMP else 1
+            last = moment
+            asked += 1
+            if agreeing >= (2 if date is not None else 3) or (date is not None and asked >= CLOCK_ASKS):
+                break
+            await patience.failed(
+                BadAnswer(f"{self.exchange} says that it is {iso(moment)}", hint="run again")
+            )
+        if date is None:
+            return moment
+        self._warn_clock(
+            f"{self.exchange} says {iso(moment)} in an answer of {iso(date)}; the earlier one is taken"
+        )
+        return min(moment, date)
+
+    async def _ask_time(self) -> tuple[int, int | None]:
+        """The time that one answer tells, and its Date header if it has one; raises BadAnswer for what is no time."""
+        moment, call = await self.client.call("fetch_time")
+        if not isinstance(moment, int | float) or not DAWN <= moment < LATEST:
+            raise BadAnswer(
+                f"{self.exchange} tells no time: {str(moment)[:40]}", hint="epoch milliseconds are expected"
+            )
+        date = http_date(call.reply.headers.get("date", ""))
+        return int(moment), date if date is not None and date >= DAWN else None
+
+    def _warn_clock(self, text: str) -> None:
         if not self._warned_clock:
             self._warned_clock = True
-            log.warning("%s does not tell its time; the local clock is used", self.exchange)
-        return self.clock.now_ms()
+            log.warning("%s", text)
 
     async def markets(self) -> Mapping[str, Market]:
         """All markets by symbol; asked once and kept. For binance those of spot, until a swap is asked for."""

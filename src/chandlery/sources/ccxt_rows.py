@@ -52,7 +52,7 @@ def _fields(row: object) -> Sequence[object]:
 
 
 def _plain(text: str) -> bool:
-    """Whether numbers in `text` are only what JSON takes for numbers: float() also takes "1_0", " 1" and "１"."""
+    """Whether numbers in `text` are only what JSON takes for numbers: float() also takes "1_0", " 1" and digits of any script."""
     return text.isascii() and (not text or text.isprintable()) and " " not in text and "_" not in text
 
 

@@ -25,6 +25,9 @@ EARNED = 0.08
 LONGER = 4
 MORE = 2
 KEPT = 0.9
+#: So many slots or more, where that is unusual, must be missing from so many further answers.
+LARGE = 100
+LOOKS_LARGE = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +70,7 @@ def holes_in(
     first, last = frame.slot(frame.ceil(since)), frame.slot(until - 1)
     slots = np.concatenate(([first - 1], slots[(slots >= first) & (slots <= last)], [last + 1]))
     before = np.flatnonzero(np.diff(slots) > 1)
-    return Holes(
-        tuple((slots[before] + 1).tolist()), tuple((slots[before + 1] - slots[before] - 1).tolist())
-    )
+    return Holes(tuple((slots[before] + 1).tolist()), tuple((slots[before + 1] - slots[before] - 1).tolist()))
 
 
 class Usual:
@@ -80,13 +81,13 @@ class Usual:
         self._absent = 0.0
         self._credit = CREDIT
 
-    def wants_look(self, holes: Holes) -> bool:
-        """Whether a page with these holes is to be asked for twice: while that costs little, and if it is unusual."""
+    def looks(self, holes: Holes) -> int:
+        """How many further answers must show these holes: none where they are usual and further looks are dear."""
         unusual = holes.longest > LONGER * self._longest or holes.absent > MORE * self._absent
         if not holes or (not unusual and self._credit < 1):
-            return False
+            return 0
         self._credit = max(0.0, self._credit - 1)
-        return True
+        return LOOKS_LARGE if unusual and holes.absent >= LARGE else 1
 
     def believed(self, holes: Holes, *, confirmed: bool) -> None:
         """A page was believed. What was not looked at twice never widens what is usual."""

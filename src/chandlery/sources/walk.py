@@ -108,7 +108,9 @@ class Walk:
                 rows = await self._ask_from_bad(worst)
                 continue
             elif anchor is None:
-                raise BadAnswer(f"{self.series}: nothing follows the refused row of {iso(self._last_bad(rows))}")
+                raise BadAnswer(
+                    f"{self.series}: nothing follows the refused row of {iso(self._last_bad(rows))}"
+                )
             elif anchor.open >= self.frame.add(self.span.until, -1) and anchor.seen >= AGREE_AT_END:
                 # Nothing can follow inside the span; answers agree on its last candle.
                 yield self._said(self.span.until, rows, "the last candle of the range, confirmed")
@@ -204,23 +206,24 @@ class Walk:
     async def _confirmed(self, rows: Rows) -> Rows:
         """An answer whose holes may be believed: usual ones, or ones that two answers show."""
         holes = self._holes(rows)
-        looked = False
-        if holes and not rows.strays and self.usual.wants_look(holes):
-            looked = True
-            patience = self.asker.patience()
-            while holes and not rows.strays:
-                start = self._candle_before(rows, holes.first[0])
-                anchor = None if start is None else self._anchor_of(rows, start)
-                other = await self._ask(rows.since if start is None else start, anchor)
-                since = max(self.done, other.since if start is None else start)
-                same = self._agree(rows, other, since)
-                if other.last is not None and other.last > since:
-                    rows = _both(rows, other, self.frame)
-                    holes = self._holes(rows)
-                if same:
-                    break
-                if holes:
-                    await patience.failed(BadAnswer(f"{self.series}: answers disagree on what is absent"))
+        looks = 0 if rows.strays else self.usual.looks(holes)
+        looked = looks > 0
+        patience = self.asker.patience()
+        while holes and looks and not rows.strays:
+            start = self._candle_before(rows, holes.first[0])
+            anchor = None if start is None else self._anchor_of(rows, start)
+            other = await self._ask(rows.since if start is None else start, anchor)
+            since = max(self.done, other.since if start is None else start)
+            same = self._agree(rows, other, since)
+            if other.last is not None and other.last > since:
+                rows = _both(rows, other, self.frame)
+                holes = self._holes(rows)
+            if same:
+                looks -= 1
+            if holes and looks and not same:
+                await patience.failed(BadAnswer(f"{self.series}: answers disagree on what is absent"))
+            elif holes and looks:
+                await self._pause(LOOKS_ACROSS)
         self.usual.believed(holes, confirmed=looked)
         return rows
 
@@ -303,8 +306,12 @@ class Walk:
         ended = certain and not self.market.active and self.now - behind > DAY and self.done < self.span.until
         if ended and await self._goes_on(anchor):
             return self._false_end(anchor), said
+        if not ended and certain and not await self._nothing_after(anchor, 1):
+            return self._false_end(anchor), said
         if self.done < behind:
-            said.append(self._said(min(behind, self.span.until), _with_tail(rows), "the last candle, confirmed"))
+            said.append(
+                self._said(min(behind, self.span.until), _with_tail(rows), "the last candle, confirmed")
+            )
         if ended and self.done < self.span.until:
             reason = f"no longer traded; the last candle is {iso(anchor.open)}"
             said.append(Fact(TimeRange(self.done, self.span.until), State.AFTER_END, reason))
@@ -318,9 +325,9 @@ class Walk:
             raise BadAnswer(f"{self.series}: answers disagree on what follows {iso(anchor.open)}")
         return Anchor(anchor.open)
 
-    async def _nothing_after(self, anchor: Anchor) -> bool:
+    async def _nothing_after(self, anchor: Anchor, looks: int = LOOKS_ACROSS) -> bool:
         """Whether further answers from the anchor on show nothing after it either."""
-        for turn in range(1, LOOKS_ACROSS + 1):
+        for turn in range(1, looks + 1):
             await self._pause(turn)
             rows = await self._ask(anchor.open, anchor)
             if (rows.last or 0) > anchor.open or rows.rejected or rows.tail:
