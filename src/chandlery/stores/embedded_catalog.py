@@ -345,9 +345,11 @@ class Catalogue:
 
 def _version(connection: apsw.Connection, folder: Path) -> int:
     """The catalogue's schema version, 0 if it is empty; raises if it is not ours to read."""
-    version = int(connection.execute("PRAGMA user_version").get)
+    # Tables first: who makes the store commits them together with its id, perhaps between these two reads.
+    tables = connection.execute("SELECT count(*) FROM sqlite_schema").get
     application = connection.execute("PRAGMA application_id").get
-    if application != APPLICATION_ID and connection.execute("SELECT count(*) FROM sqlite_schema").get:
+    version = int(connection.execute("PRAGMA user_version").get)
+    if application != APPLICATION_ID and tables:
         raise StoreUnreadable(
             f"not a store: {folder / FILE_NAME} is another program's database", hint="name another --store"
         )
