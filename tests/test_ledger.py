@@ -258,3 +258,16 @@ def _state(ledger: Ledger, slot: int, rows: set[int], refused: set[int]) -> Stat
         if any(opened in fact.range for fact in ledger.facts if fact.state is state):
             return state
     return State.MISSING if opened + HOUR <= ledger.clock - ledger.settle else State.PENDING
+
+
+def test_what_was_never_asked_for_is_told_apart_from_what_was_not_answered() -> None:
+    """A missing run that crosses the border of what was asked is two gaps, each with its reason; stored rows split it."""
+    asked = RangeSet([TimeRange(5 * HOUR, 10 * HOUR)])
+    ledger = Ledger(FRAME, asked=asked, clock=100 * HOUR)
+    rows = np.array([2 * HOUR, 7 * HOUR], dtype=np.int64)
+    found = account(ledger, rows, RangeSet([TimeRange(0, 12 * HOUR)]))
+    never, lost = "never asked for", "asked for, not answered"
+    assert [(g.since // HOUR, g.until // HOUR, g.candles, g.reason) for g in found.gaps] == [
+        (0, 2, 2, never), (3, 5, 2, never), (5, 7, 2, lost), (8, 10, 2, lost), (10, 12, 2, never),
+    ]  # fmt: skip
+    assert (found.counts[State.MISSING], found.unexplained) == (10, 0)

@@ -294,6 +294,7 @@ class Backfill:
             self.progress.started(job.series, sum(frame.count(r.since, r.until) for r in job.left))
             try:
                 await self._walk_all(job, now, door)
+                await self._remember_listing(job, ledger, now, door)
             except ExchangeError as error:
                 if not known and not error.retryable:
                     await asyncio.to_thread(self._take_back, job.series)
@@ -386,6 +387,15 @@ class Backfill:
             await door.put(SeriesFact(job.series, Fact(part, State.BEFORE_LISTING, reason, now)))
             self.progress.advanced(job.series, frame.count(part.since, part.until))
         return left & RangeSet.of(listed, max(listed, left.until))
+
+    @staticmethod
+    async def _remember_listing(job: _Job, ledger: Ledger, now: int, door: Door) -> None:
+        """Note where the history begins, if that was asked for, so that verify knows it without the exchange."""
+        begin, frame = job.span.since, job.series.frame
+        before = TimeRange(frame.floor(begin - 1), begin)
+        if job.listed and RangeSet([before]) - ledger.fact_ranges(State.BEFORE_LISTING):
+            reason = f"the first candle of {job.series.symbol} opens at {iso(begin)}"
+            await door.put(SeriesFact(job.series, Fact(before, State.BEFORE_LISTING, reason, now)))
 
     async def _walk(self, job: _Job, part: TimeRange, now: int, door: Door) -> None:
         """One walk: the next page is on its way while the last one is being committed.

@@ -286,7 +286,9 @@ def account(
             counts[state] += frame.count(part.since, part.until) - len(here) - len(bad)
             if gaps:
                 taken = np.union1d(here, bad) if len(bad) else here
-                found += _runs(frame, part, taken, state, _reason(ledger, state, part))
+                for piece, reason in _reasons(ledger, state, part):
+                    inside = taken[np.searchsorted(taken, piece.since) : np.searchsorted(taken, piece.until)]
+                    found += _runs(frame, piece, inside, state, reason)
                 found += [Gap(int(b), frame.next(int(b)), 1, State.QUARANTINED, "row refused") for b in bad]
     return Account(expected, counts, tuple(_joined(found)))
 
@@ -331,6 +333,16 @@ def _joined(found: Sequence[Gap]) -> list[Gap]:
     return joined
 
 
+def _reasons(ledger: Ledger, state: State, part: TimeRange) -> list[tuple[TimeRange, str]]:
+    """`part` cut where the reason for its gaps changes: what is missing may be so because nobody asked for it."""
+    if state is not State.MISSING:
+        return [(part, _reason(ledger, state, part))]
+    whole, asked = RangeSet([part]), RangeSet(aligned(ledger.timeframe, r) for r in ledger.asked)
+    return [(piece, "asked for, not answered") for piece in whole & asked] + [
+        (piece, "never asked for") for piece in whole - asked
+    ]
+
+
 def _reason(ledger: Ledger, state: State, part: TimeRange) -> str:
     if state in FACTS:
         for fact in ledger.facts:
@@ -338,6 +350,5 @@ def _reason(ledger: Ledger, state: State, part: TimeRange) -> str:
                 return fact.reason
     return {
         State.ABSENT: "the exchange has no candle",
-        State.MISSING: "asked for, not answered",
         State.PENDING: "not settled when last asked",
     }.get(state, "")

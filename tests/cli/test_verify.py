@@ -162,3 +162,37 @@ def test_repair_doubts_a_listing_that_was_recorded(run: Callable[..., Any], tmp_
     assert run("verify").code == 0
     done = run("verify", "--repair", "--json")
     assert (done.code, done.json["series"][0]["stored"]) == (0, 168), done.err
+
+
+def test_since_listing_is_the_listing_and_not_the_earliest_ask(run: Callable[..., Any]) -> None:
+    """Where the listing is not known verify refuses; once it is, what was never asked for is missing; --repair brings it."""
+    short = ("BTC/USDT", "-t", "1d", "--since", "2024-05-25", "--until", "2024-06-01")
+    run("fetch", *short)
+    unknown = run("verify", "--since", "listing")
+    assert (unknown.code, unknown.out) == (2, "")
+    assert "chandlery fetch BTC/USDT -t 1d -e binance --since listing" in unknown.err
+    repaired = run("verify", "--since", "listing", "--repair", "--json")
+    assert repaired.code == 0, repaired.err
+    whole = repaired.json["series"][0]
+    assert whole["expected"] > 1000
+    assert whole["first"] < "2021"
+    assert whole["before_listing"] == 0
+    assert run("verify", "--since", "listing", "--json").json["series"][0]["expected"] == whole["expected"]
+
+
+def test_what_lies_between_the_listing_and_the_first_ask_was_never_asked_for(
+    run: Callable[..., Any], tmp_path: Path
+) -> None:
+    """A listing that the ledger knows counts from there, and the part that nobody asked for is missing with that reason."""
+    run("fetch", "BTC/USDT", "-t", "1d", "--since", "2024-05-25", "--until", "2024-06-01")
+    since, until = (parse_when(f"2024-05-{day}", now=0) for day in ("09", "10"))
+    with open_store(tmp_path / "candles") as store:
+        (kept,) = store.series()
+        fact = Fact(TimeRange(since, until), State.BEFORE_LISTING, "the first candle", kept.clock)
+        store.write([SeriesFact(kept.series, fact)])
+    done = run("verify", "--since", "listing", "--json")
+    series = done.json["series"][0]
+    assert (done.code, series["expected"], series["missing"]) == (1, 22, 15)
+    assert [(g["from"][:10], g["candles"], g["reason"]) for g in series["gaps"]] == [
+        ("2024-05-10", 15, "never asked for")
+    ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -16,9 +17,11 @@ from chandlery.cli.output import Cell, Exit, Output
 from chandlery.cli.progress import RunProgress
 from chandlery.cli.runreport import exit_code_of_run, minute, series_names, tell_errors
 from chandlery.errors import DataPipelineError, UsageError
+from chandlery.when import LISTING
 
 if TYPE_CHECKING:
     from chandlery.backfill import Want
+    from chandlery.candle import SeriesId
     from chandlery.config import Settings
     from chandlery.ledger import Gap
     from chandlery.stores.base import SeriesSummary, Store
@@ -87,12 +90,15 @@ def verify(
     )
     with opt.open_kept(settings, out) as kept:
         tasks = _tasks(kept, symbols or (), exchange, timeframe or (), since, until)
+        if not repair and all(task.unlisted for task in tasks):
+            raise _no_listing(tasks[0].kept.series)
         verdicts = [_verdict(kept, task) for task in tasks]
         code = Exit.OK
         looked = list(zip(tasks, verdicts, strict=True))
         wants = [want for one in looked if (want := _want(kept, *one, absent=absent))] if repair else []
         if wants:
             code = _repair(out, settings, kept, wants, absent=absent, signed=signed, wait_lock=wait_lock)
+            tasks = _tasks(kept, symbols or (), exchange, timeframe or (), since, until)
             verdicts = [_verdict(kept, task) for task in tasks]
     _tell(out, verdicts, gaps, as_json=as_json)
     if code not in (Exit.OK, Exit.INCOMPLETE):
@@ -103,11 +109,15 @@ def verify(
 
 @dataclass(frozen=True, slots=True)
 class _Task:
-    """One series and the bounds to look at, None where all that was asked for counts."""
+    """One series and the bounds to look at, None where all that was asked for counts.
+
+    `unlisted`: to be looked at from its listing on, and nobody knows when that was.
+    """
 
     kept: SeriesSummary
     since: int | None
     until: int | None
+    unlisted: bool = False
 
 
 def _tasks(
@@ -121,37 +131,46 @@ def _tasks(
     from chandlery.query import matching
 
     return [
-        _Task(kept, *_bounds(store, kept, since, until))
+        _task(store, kept, since, until)
         for kept in matching(store, symbols, exchange=exchange, timeframes=timeframes)
     ]
 
 
-def _bounds(
-    store: Store, kept: SeriesSummary, since: str | None, until: str | None
-) -> tuple[int | None, int | None]:
+def _task(store: Store, kept: SeriesSummary, since: str | None, until: str | None) -> _Task:
     """The bounds in epoch ms; ages count from the exchange's time at the latest ask."""
     from chandlery.ledger import State
-    from chandlery.when import LISTING, iso, parse_when
+    from chandlery.when import iso, parse_when
 
     end = None if until is None else parse_when(until, now=kept.clock)
     if since is None:
-        return None, end
+        return _Task(kept, None, end)
     if since.strip() == LISTING:
-        unlisted = store.ledger(kept.series).fact_ranges(State.BEFORE_LISTING)
-        return (unlisted.until if unlisted else kept.first), end
+        before = store.ledger(kept.series).fact_ranges(State.BEFORE_LISTING)
+        return _Task(kept, before.until, end) if before else _Task(kept, None, end, unlisted=True)
     begin = parse_when(since, now=kept.clock)
     if end is not None and begin >= end:
         raise UsageError(
             f"--since {iso(begin)} is not before --until {iso(end)}",
             hint="ranges are half-open: [since, until)",
         )
-    return begin, end
+    return _Task(kept, begin, end)
+
+
+def _no_listing(series: SeriesId) -> UsageError:
+    """The earliest ask is no listing: what was there before it would be taken for nothing."""
+    words = ["chandlery", "fetch", series.symbol, "-t", series.timeframe, "-e", series.exchange]
+    return UsageError(
+        f"when {series} was listed is not known: its history was never fetched from there",
+        hint=f"{shlex.join([*words, '--since', LISTING])} fetches it, --repair does so for all",
+    )
 
 
 def _verdict(store: Store, task: _Task) -> SeriesVerdict:
     """The verdict on one series; an error over it stays with it, so that it hides no other."""
     from chandlery.verify import cannot_verify, verify_series
 
+    if task.unlisted:
+        return cannot_verify(task.kept.series, _no_listing(task.kept.series))
     try:
         return verify_series(store, task.kept.series, since=task.since, until=task.until)
     except DataPipelineError as error:
@@ -217,6 +236,8 @@ def _want(store: Store, task: _Task, verdict: SeriesVerdict, *, absent: bool) ->
     from chandlery.backfill import Want
     from chandlery.ledger import FACTS, State
 
+    if task.unlisted:
+        return Want(task.kept.series, "listing", task.until)
     doubted = (State.MISSING, State.QUARANTINED, *FACTS, *([State.ABSENT] if absent else []))
     bad = [(g.since, g.until) for g in verdict.account.gaps if g.state in doubted]
     if verdict.error is not None or (verdict.ok and not bad):
