@@ -199,6 +199,22 @@ def test_a_clock_that_goes_back_takes_back_what_it_could_not_know(
     assert counts[State.PENDING] == max(0, SLOTS - settled // HOUR)
 
 
+def test_candles_of_a_clock_that_was_ahead_are_looked_at_again() -> None:
+    """The last day that was answered by a clock that was days ahead is owed another look, whatever that clock confirmed."""
+    before = replace(
+        answered_one_by_one([(TimeRange(0, 60 * HOUR), 300 * HOUR)]),
+        asked=RangeSet.of(0, 300 * HOUR),
+        clock=300 * HOUR,
+    )
+    assert before.answered == (Answered(TimeRange(0, 60 * HOUR), None),)
+    after = after_ask(before, Ask(SeriesId("a", "B/C", "1h"), TimeRange(0, 100 * HOUR), 100 * HOUR, 0))
+    assert after is not None
+    asked = to_ask(after, TimeRange(0, 100 * HOUR), now=100 * HOUR, settle=0, recheck=HOUR)
+    assert asked == RangeSet.of(36 * HOUR, 100 * HOUR)
+    again = with_answer(after, TimeRange(36 * HOUR, 60 * HOUR), 100 * HOUR)
+    assert again == (Answered(TimeRange(0, 60 * HOUR), None),)
+
+
 def test_live_candles_are_one_range() -> None:
     """Candles answered one by one as they close are one range, still owed another look, until that look confirms them."""
     live = [(TimeRange(n * HOUR, (n + 1) * HOUR), (n + 1) * HOUR + 10_000) for n in range(SLOTS)]

@@ -47,12 +47,26 @@ def after_ask(ledger: Ledger, ask: Ask) -> Ledger | None:
         back = _without_facts(without_answers(moved, late), late)
         taken = back.answered is not moved.answered or back.facts is not moved.facts
         if taken or asked != ledger.asked or _settling_moved(ledger, moved, ledger.asked):
-            return replace(back, asked=asked)
+            return replace(back, asked=asked, answered=_doubted_at_end(back))
         return None
     later = (ask.clock, -ask.settle) > (ledger.clock, -ledger.settle)
     if asked != ledger.asked:
         return replace(moved if later else ledger, asked=asked)
     return moved if later and _settling_moved(ledger, moved, RangeSet([ask.range])) else None
+
+
+def _doubted_at_end(ledger: Ledger) -> tuple[Answered, ...]:
+    """The answers of a ledger whose clock was ahead, the newest of them with no time at which they were given.
+
+    What that clock took for confirmed may have been half a candle: the last one that there was.
+    """
+    answered = ledger.answered_ranges
+    if not answered:
+        return ledger.answered
+    since = ledger.timeframe.floor(max(0, answered.until - CONFIRMED_AFTER))
+    tail = RangeSet.of(since, max(since, answered.until))
+    certain = without_answers(ledger, tail).answered
+    return (*certain, *(Answered(part, 0) for part in answered & tail))
 
 
 def _settling_moved(old: Ledger, new: Ledger, wanted: RangeSet) -> bool:
