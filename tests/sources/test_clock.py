@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from chandlery.errors import BadAnswer, ExchangeUnavailable
+from chandlery.exchange import ExchangeSettings, LocalExchange
 
 NOW = 1_717_200_030_000
 HOUR = 3_600_000
@@ -71,3 +72,15 @@ def test_nothing_answers(opened: Callable[..., Any]) -> None:
             assert "--exchange-url" in caught.value.hint
 
     asyncio.run(main())
+
+
+def test_local_exchange_in_the_past(opened: Callable[..., Any]) -> None:
+    """The local exchange sends the Date of its own clock, so that its time is believed at once."""
+    with LocalExchange(ExchangeSettings(clock="2020-02-01T00:00Z,0")) as exchange:
+
+        async def main() -> Any:
+            async with opened(exchange.url) as source:
+                return await source.now()
+
+        assert asyncio.run(main()) == 1_580_515_200_000
+        assert len(exchange.requests) == 1

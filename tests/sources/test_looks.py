@@ -135,6 +135,43 @@ def test_quiet_market_costs_little_more(
     assert len(exchange.asked) <= 1.15 * least + 25, f"seed {seed}, least {least}"
 
 
+def test_outages_of_a_busy_market_cost_little_more(
+    tiny: Any, opened: Any, walk: Any, make_klines: Any, seed: int
+) -> None:
+    """28 outages in 58 pages cost at most 1.15 times the least number of requests, and 25; all of them are absent."""
+    dice = random.Random(seed)
+    begin = LAST - 58_000 * MINUTE
+    holes: set[int] = set()
+    for n in range(28):
+        first = dice.randrange(10, 57_900)
+        holes.update(range(first, first + (33 if n == 3 else dice.choice((3, 5)))))
+    rows = [row for n, row in enumerate(make_klines(begin, 58_001)) if n not in holes]
+    exchange = tiny(rows)
+    said = walked(exchange, opened, walk, TimeRange(begin, LAST))
+    assert (said.error, said.left(TimeRange(begin, LAST))) == (None, said.left(TimeRange(0, 0)))
+    assert absent(said) == [begin + n * MINUTE for n in sorted(holes)]
+    assert len(exchange.asked) <= 1.15 * len(rows) / 999 + 25, f"seed {seed}"
+
+
+@pytest.mark.parametrize("status", ["TRADING", "BREAK"])
+@pytest.mark.parametrize("longer", [False, True])
+def test_first_page_for_ever(
+    tiny: Any, opened: Any, walk: Any, make_klines: Any, status: str, longer: bool
+) -> None:
+    """An exchange that answers with its first page whatever is asked has not ended there: that is an error."""
+    exchange = tiny(make_klines(BEGIN, 5001))
+    exchange.status = status
+    exchange.answer = lambda query, due: (
+        due if longer and query["interval"] != "1m" else exchange.aggregated("1m")[:1000]
+    )
+    said = walked(exchange, opened, walk)
+    assert isinstance(said.error, BadAnswer)
+    assert said.error.hint
+    assert (said.facts, absent(said)) == ([], [])
+    assert len(said.times) in (999, 1000)
+    assert len(exchange.asked) < 60
+
+
 def test_large_hole_of_a_quiet_market(tiny: Any, opened: Any, walk: Any, make_klines: Any, seed: int) -> None:
     """On a quiet market an answer that lacks much more than usual is not believed at once."""
     dice = random.Random(seed)

@@ -94,6 +94,28 @@ def place_of(frame: pl.DataFrame, moment: int) -> int:
     return int(open_times(frame).searchsorted(moment))
 
 
+def has_candle(frame: pl.DataFrame, moment: int) -> bool:
+    """Whether an ascending frame has a candle open at `moment`."""
+    index = place_of(frame, moment)
+    return index < len(frame) and open_at(frame, index) == moment
+
+
+def joined(rows: Rows, other: Rows, frame: Timeframe) -> Rows:
+    """Two answers as one, up to where the shorter one ends; a candle that either shows is taken."""
+    import polars as pl
+
+    last = min(rows.last or 0, other.last or 0)
+    good = pl.concat([other.good, rows.good]).unique("time", keep="first").sort("time")
+    good = good.head(place_of(good, last + 1))
+    refused = {row.open: row for row in (*rows.rejected, *other.rejected) if row.open is not None}
+    kept = tuple(
+        row
+        for opened, row in sorted(refused.items())
+        if opened <= last and not has_candle(good, frame.floor(opened))
+    )
+    return Rows(good, kept, rows.since, rows.limit, other.tail, rows.strays + other.strays)
+
+
 class Asker:
     """Asks one exchange for candles until an answer may be believed."""
 
@@ -156,7 +178,7 @@ class Asker:
                     raise BadAnswer(f"{series}: {len(bad)} bad rows: {bad[0].reason}")
                 refused = believe(answer)
                 if refused:
-                    raise BadAnswer(f"{series}: {refused}")
+                    raise BadAnswer(f"{series}: {refused}", hint="the answers stay wrong: run again later")
             except DataPipelineError as error:
                 if refusals == 0 and _may_pass(error):
                     refusals += 1

@@ -17,7 +17,17 @@ from typing import TYPE_CHECKING
 from chandlery.candle import CandlePage, Rejected, SeriesId
 from chandlery.errors import BadAnswer
 from chandlery.ledger import Fact, State
-from chandlery.sources.asking import AGREE_AT_END, SAME_DEFECTS, Anchor, Asker, Rows, open_at, place_of
+from chandlery.sources.asking import (
+    AGREE_AT_END,
+    SAME_DEFECTS,
+    Anchor,
+    Asker,
+    Rows,
+    has_candle,
+    joined,
+    open_at,
+    place_of,
+)
 from chandlery.sources.edges import Beginning, Edges
 from chandlery.sources.holes import Holes, Usual, holes_in
 from chandlery.sources.retry import backoff
@@ -29,7 +39,6 @@ if TYPE_CHECKING:
     import polars as pl
 
     from chandlery.sources.base import Market
-    from chandlery.timeframe import Timeframe
 
 log = logging.getLogger("chandlery.sources.walk")
 
@@ -119,7 +128,10 @@ class Walk:
                 going, said = await self._across(anchor, rows)
                 for one in said:
                     yield one
-                if going is None or self.done >= self.span.until:
+                if self.done >= self.span.until:
+                    return
+                if going is None:
+                    self._check_end(anchor)
                     return
                 anchor = going
             elif anchor.alone > 1:
@@ -132,7 +144,7 @@ class Walk:
         """The candle before the span, or the span's first one; None where the first answer holds neither."""
         before = self.frame.add(self.span.since, -1)
         for moment in (before, self.span.since):
-            if _has(rows.good, moment):
+            if has_candle(rows.good, moment):
                 return self._anchor_of(rows, moment)
         return None
 
@@ -216,7 +228,7 @@ class Walk:
             since = max(self.done, other.since if start is None else start)
             same = self._agree(rows, other, since)
             if other.last is not None and other.last > since:
-                rows = _both(rows, other, self.frame)
+                rows = joined(rows, other, self.frame)
                 holes = self._holes(rows)
             if same:
                 looks -= 1
@@ -292,8 +304,10 @@ class Walk:
         if following is not None:
             if following < behind:
                 raise BadAnswer(f"{self.series}: the walk does not get past {iso(anchor.open)}")
-            if following == behind or (certain and not await self._nothing_after(anchor)):
+            nothing = following != behind and (not certain or await self._nothing_after(anchor))
+            if nothing is False:
                 return self._false_end(anchor), said
+            certain = certain and nothing is True
             evidence = f"no candle between {iso(anchor.open)} and {iso(following)}, seen by several looks"
             if not certain and self.done < behind:
                 until = min(behind, self.span.until)
@@ -304,9 +318,10 @@ class Walk:
                 said.append(self._said(min(following, self.span.until), rows, evidence))
             return Anchor(following), said
         ended = certain and not self.market.active and self.now - behind > DAY and self.done < self.span.until
+        ended = ended and anchor.alone >= AGREE_AT_END
         if ended and await self._goes_on(anchor):
             return self._false_end(anchor), said
-        if not ended and certain and not await self._nothing_after(anchor, 1):
+        if not ended and certain and await self._nothing_after(anchor, 1) is False:
             return self._false_end(anchor), said
         if self.done < behind:
             said.append(
@@ -325,14 +340,25 @@ class Walk:
             raise BadAnswer(f"{self.series}: answers disagree on what follows {iso(anchor.open)}")
         return Anchor(anchor.open)
 
-    async def _nothing_after(self, anchor: Anchor, looks: int = LOOKS_ACROSS) -> bool:
-        """Whether further answers from the anchor on show nothing after it either."""
-        for turn in range(1, looks + 1):
+    async def _nothing_after(self, anchor: Anchor, looks: int = LOOKS_ACROSS) -> bool | None:
+        """Whether further answers from the anchor on show nothing after it; None if too few begin where they should."""
+        enough = anchor.alone + looks
+        for turn in range(1, ENDS_ANYHOW):
             await self._pause(turn)
             rows = await self._ask(anchor.open, anchor)
             if (rows.last or 0) > anchor.open or rows.rejected or rows.tail:
                 return False
-        return True
+            if anchor.alone >= enough:
+                return True
+        return None
+
+    def _check_end(self, anchor: Anchor) -> None:
+        """Raise BadAnswer where the end is not silence but answers that begin anywhere but where they should."""
+        if anchor.alone < AGREE_AT_END and self.now - anchor.open > DAY:
+            raise BadAnswer(
+                f"{self.series}: asked from {iso(anchor.open)}, answers begin earlier and end there",
+                hint="the exchange ignores where an answer is to begin; run again later",
+            )
 
     async def _goes_on(self, anchor: Anchor) -> bool:
         """Whether any of several different looks shows a candle after the anchor of a market that no longer trades."""
@@ -361,27 +387,6 @@ class Walk:
 
     async def _ask_from_bad(self, worst: int) -> Rows:
         return await self._ask(self.frame.floor(worst), None, begins_with=worst)
-
-
-def _has(frame: pl.DataFrame, moment: int) -> bool:
-    index = place_of(frame, moment)
-    return index < len(frame) and open_at(frame, index) == moment
-
-
-def _both(rows: Rows, other: Rows, frame: Timeframe) -> Rows:
-    """Two answers as one, up to where the shorter one ends; a candle that either shows is taken."""
-    import polars as pl
-
-    last = min(rows.last or 0, other.last or 0)
-    good = pl.concat([other.good, rows.good]).unique("time", keep="first").sort("time")
-    good = good.head(place_of(good, last + 1))
-    refused = {row.open: row for row in (*rows.rejected, *other.rejected) if row.open is not None}
-    kept = tuple(
-        row
-        for opened, row in sorted(refused.items())
-        if opened <= last and not _has(good, frame.floor(opened))
-    )
-    return Rows(good, kept, rows.since, rows.limit, other.tail, rows.strays + other.strays)
 
 
 def _with_tail(rows: Rows) -> Rows:
