@@ -13,14 +13,12 @@ import logging
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from functools import partial
-from typing import Literal
 
-from chandlery.candle import CandlePage, SeriesId, no_candles
-from chandlery.errors import DataPipelineError, ExchangeError, NoSuchSeries, SeriesLocked, UsageError
+from chandlery.candle import CandlePage, SeriesId
+from chandlery.errors import DataPipelineError, ExchangeError, SeriesLocked
 from chandlery.ingest import Door
-from chandlery.ledger import Fact, Ledger, State, account, aligned, to_ask
+from chandlery.ledger import Fact, Ledger, State
 from chandlery.report import (
     PlannedRange,
     PlanReport,
@@ -34,12 +32,11 @@ from chandlery.sources.base import Source
 from chandlery.stores.base import Ask, NoFact, Page, SeriesFact, Store, Written
 from chandlery.timeframe import DAY
 from chandlery.timerange import RangeSet, TimeRange
+from chandlery.wanted import Job, Want, Wanted, is_early
 from chandlery.when import iso
 
 log = logging.getLogger("chandlery.backfill")
 
-#: What a new series takes when nobody says since when.
-DEFAULT_HISTORY = 30 * DAY
 #: Walks under way at once over all series: enough to hide the latency of any exchange, few enough to stay polite.
 WALKS = 8
 #: Slots that one walk should have at least before a range is split: splitting costs an overlap candle each time.
@@ -48,33 +45,6 @@ SLOTS_A_WALK = 20_000
 LOCK_TRY_SECONDS = 0.2
 #: Doubted slots so close together are asked for in one range: one answer of any exchange holds so many candles.
 NEAR = 100
-
-
-@dataclass(frozen=True, slots=True)
-class Want:
-    """A series and the range wanted of it, in epoch ms, half-open.
-
-    `since` None goes on from the series' earliest ask (30 days before now if it is new); "listing" begins where the
-    exchange's history does. `until` None is now.
-    """
-
-    series: SeriesId
-    since: int | Literal["listing"] | None = None
-    until: int | None = None
-
-
-@dataclass(slots=True)
-class _Job:
-    """One want under way."""
-
-    series: SeriesId
-    span: TimeRange
-    report: SeriesReport
-    active: bool = False  # whether the market trades
-    listed: bool = False  # whether the span begins with the first candle that the exchange gives
-    left: RangeSet = field(default_factory=RangeSet)
-    facts: RangeSet = field(default_factory=RangeSet)  # what an earlier run had said a fact of
-    early: RangeSet = field(default_factory=RangeSet)  # those of them that say the candles begin later
 
 
 class Backfill:
@@ -106,6 +76,9 @@ class Backfill:
         self.doubt_absent = doubt_absent
         self.progress: Progress = progress or Silent()
         self._walks = asyncio.Semaphore(WALKS)
+        self._wanted = Wanted(
+            source, store, self.progress, settle=self.settle, recheck=recheck, repair=repair
+        )
 
     async def run(self, wants: Sequence[Want]) -> RunReport:
         """Fetch and store what is missing of every want; a failure of one series is told in its report.
@@ -116,7 +89,7 @@ class Backfill:
         began = time.monotonic()
         before = dataclasses.replace(self.source.traffic)
         now = await self.source.now()
-        jobs = await self._jobs(wants, now)
+        jobs = await self._wanted.jobs(wants, now)
         door = Door(self.store)
         try:
             async with asyncio.TaskGroup() as group:
@@ -143,10 +116,10 @@ class Backfill:
         """What `run` would ask for, without asking for a single candle or writing anything."""
         now = await self.source.now()
         plans: list[SeriesPlan] = []
-        for job in await self._jobs(wants, now):
+        for job in await self._wanted.jobs(wants, now):
             ranges: list[PlannedRange] = []
             if job.report.error is None:
-                for part in self._left(job, now, self._ledger(job.series)):
+                for part in self._wanted.left(job, now, self._wanted.ledger(job.series)):
                     estimate = await self.source.estimate(job.series, part)
                     ranges.append(
                         PlannedRange(part, estimate.via, estimate.requests, estimate.weight, estimate.seconds)
@@ -154,110 +127,9 @@ class Backfill:
             plans.append(SeriesPlan(job.series, job.span, ranges, job.report.error))
         return PlanReport(plans)
 
-    # -- before the first request for candles ------------------------------------------------------------------------
-
-    async def _jobs(self, wants: Sequence[Want], now: int) -> list[_Job]:
-        """Every want with its range resolved; raises if there is none that can be started."""
-        jobs = [await self._job(want, now) for want in wants]
-        if not jobs:
-            raise UsageError("nothing to fetch", hint="name a symbol, such as BTC/USDT")
-        errors = [job.report.error for job in jobs]
-        first = errors[0]
-        if first is not None and all(isinstance(error, UsageError) for error in errors):
-            raise first
-        return jobs
-
-    async def _job(self, want: Want, now: int) -> _Job:
-        try:
-            market = await self.source.known(want.series)
-            span = await self._span(want, now)
-        except (ExchangeError, UsageError) as error:
-            return self._refused(want, now, error)
-        report = SeriesReport(want.series, span)
-        return _Job(want.series, span, report, active=market.active, listed=want.since == "listing")
-
-    def _refused(self, want: Want, now: int, error: ExchangeError | UsageError) -> _Job:
-        """A job that cannot begin; where the exchange would not say anything, what was wanted is accounted for."""
-        series, span = want.series, TimeRange(now, now)
-        report = SeriesReport(series, span, error=error)
-        if not isinstance(error, UsageError) and isinstance(want.since, int):
-            until = now if want.until is None else min(want.until, now)
-            report.span = aligned(series.frame, TimeRange(want.since, max(want.since, until)))
-            ledger = dataclasses.replace(self._ledger(series), clock=now, settle=self.settle)
-            stored = (
-                self.store.opens(series, report.span)
-                if self.store.knows(series)
-                else no_candles()["time"].to_physical().to_numpy()
-            )
-            report.counts = account(ledger, stored, RangeSet([report.span]), gaps=False).counts
-        return _Job(series, report.span, report)
-
-    async def _span(self, want: Want, now: int) -> TimeRange:
-        series = want.series
-        until = now if want.until is None else min(want.until, now)
-        since = want.since
-        if since is None:
-            asked = self._ledger(series).asked
-            if asked:
-                since = min(asked.since, until)
-            else:
-                since = until - DEFAULT_HISTORY
-                if not aligned(series.frame, TimeRange(since, until)):
-                    since = series.frame.floor(since)  # a month or a year that began before
-                self.progress.note(series, f"new here and no --since: taking 30 days, from {iso(since)}")
-        elif since == "listing":
-            since = await self.source.listing(series)
-            if since is None:
-                raise ExchangeError(
-                    f"{series} has no candle on {series.exchange} from which to begin",
-                    hint="give --since a date",
-                )
-        if since >= until:
-            what = "in the future" if since >= now else "not before until"
-            raise UsageError(
-                f"since {iso(since)} is {what} {iso(now if since >= now else until)}",
-                hint="ranges are half-open, [since, until), and until is at most the exchange's now",
-            )
-        span = aligned(series.frame, TimeRange(since, until))
-        if not span:
-            raise UsageError(
-                f"no {series.timeframe} candle opens in [{iso(since)}, {iso(until)})",
-                hint=f"candles of {series.timeframe} open at {iso(series.frame.floor(since))} and at"
-                f" {iso(series.frame.next(series.frame.floor(since)))}",
-            )
-        return span
-
-    def _ledger(self, series: SeriesId) -> Ledger:
-        try:
-            return self.store.ledger(series)
-        except NoSuchSeries:
-            return Ledger(series.frame)
-
-    def _left(self, job: _Job, now: int, ledger: Ledger) -> RangeSet:
-        """What of the job's span must be asked for."""
-        if job.listed:
-            ledger = dataclasses.replace(
-                ledger,
-                facts=tuple(f for f in ledger.facts if not _is_early(f) or f.range.until <= job.span.since),
-            )
-        left = to_ask(
-            ledger,
-            job.span,
-            now=now,
-            settle=self.settle,
-            recheck=self.recheck,
-            active=job.active,
-            repair=self.repair,
-        )
-        if not self.repair:
-            return left
-        frame = ledger.timeframe
-        refused = RangeSet(TimeRange(frame.floor(q), frame.next(frame.floor(q))) for q in ledger.quarantined)
-        return left | (refused & RangeSet([job.span]))
-
     # -- one series --------------------------------------------------------------------------------------------------
 
-    async def _fill(self, job: _Job, now: int, door: Door) -> None:
+    async def _fill(self, job: Job, now: int, door: Door) -> None:
         """Do one job; whatever goes wrong with it stays with it."""
         for step in (partial(self._fetch, job, now, door), partial(self._account, job)):
             try:
@@ -272,7 +144,7 @@ class Backfill:
                 )
         self.progress.finished(job.report)
 
-    async def _fetch(self, job: _Job, now: int, door: Door) -> None:
+    async def _fetch(self, job: Job, now: int, door: Door) -> None:
         """Ask for what is left of the job's span, as the one writer of its series."""
         with ExitStack() as held:
             await self._lock(job.series, held)
@@ -282,12 +154,12 @@ class Backfill:
                 await asyncio.to_thread(self._forget_damage, job)
             known = self.store.knows(job.series)
             await door.put(Ask(job.series, job.span, now, self.settle))
-            ledger = self._ledger(job.series)
+            ledger = self._wanted.ledger(job.series)
             job.facts = RangeSet(f.range for f in ledger.facts)
-            job.early = RangeSet(f.range for f in ledger.facts if _is_early(f))
+            job.early = RangeSet(f.range for f in ledger.facts if is_early(f))
             if job.listed:
                 await self._withdraw(job, job.early & RangeSet([job.span]), door)
-            job.left = self._left(job, now, ledger)
+            job.left = self._wanted.left(job, now, ledger)
             if self.doubt_absent:
                 job.left |= await asyncio.to_thread(self._absent, job)
             frame = job.series.frame
@@ -302,11 +174,11 @@ class Backfill:
 
     def _take_back(self, series: SeriesId) -> None:
         """Unmake a series of which the exchange would give nothing at all, so that nobody is owed its candles."""
-        ledger = self._ledger(series)
+        ledger = self._wanted.ledger(series)
         if not (ledger.answered or ledger.facts or ledger.quarantined):
             self.store.remove(series)
 
-    def _absent(self, job: _Job) -> RangeSet:
+    def _absent(self, job: Job) -> RangeSet:
         """The absent slots of the job's span, with what lies between those that one answer may hold."""
         frame = job.series.frame
         near: list[TimeRange] = []
@@ -320,12 +192,12 @@ class Backfill:
         return RangeSet(near)
 
     @staticmethod
-    async def _withdraw(job: _Job, gone: RangeSet, door: Door) -> None:
+    async def _withdraw(job: Job, gone: RangeSet, door: Door) -> None:
         """Let go of facts that turned out not to hold (any longer)."""
         for part in gone & job.facts:
             await door.put(NoFact(job.series, part))
 
-    async def _account(self, job: _Job) -> None:
+    async def _account(self, job: Job) -> None:
         """Count every slot of the job's span from what is stored now."""
         if self.store.knows(job.series):
             wanted = RangeSet([job.span])
@@ -344,7 +216,7 @@ class Backfill:
                     raise
             await asyncio.sleep(LOCK_TRY_SECONDS)
 
-    def _forget_damage(self, job: _Job) -> None:
+    def _forget_damage(self, job: Job) -> None:
         """Let go of what cannot be read any more, so that it is asked for again."""
         if not self.store.knows(job.series):
             return
@@ -352,7 +224,7 @@ class Backfill:
             if problem.range is not None:
                 self.store.forget(job.series, problem.range)
 
-    async def _walk_all(self, job: _Job, now: int, door: Door) -> None:
+    async def _walk_all(self, job: Job, now: int, door: Door) -> None:
         """Walk everything that is left, the long ranges in several walks side by side."""
         failed: list[DataPipelineError] = []
 
@@ -370,12 +242,12 @@ class Backfill:
         if failed:
             raise failed[0]
 
-    async def _from_listing(self, job: _Job, now: int, door: Door) -> RangeSet:
+    async def _from_listing(self, job: Job, now: int, door: Door) -> RangeSet:
         """What is left, without what lies before the listing: worth asking before years are walked."""
         left, frame = job.left, job.series.frame
         if not left or frame.count(left.since, left.until) < SLOTS_A_WALK:
             return left
-        answered = self._ledger(job.series).answered_ranges
+        answered = self._wanted.ledger(job.series).answered_ranges
         if answered and answered.since < left.since:
             return left  # there was something before
         listed = await self.source.listing(job.series)
@@ -389,7 +261,7 @@ class Backfill:
         return left & RangeSet.of(listed, max(listed, left.until))
 
     @staticmethod
-    async def _remember_listing(job: _Job, ledger: Ledger, now: int, door: Door) -> None:
+    async def _remember_listing(job: Job, ledger: Ledger, now: int, door: Door) -> None:
         """Note where the history begins, if that was asked for, so that verify knows it without the exchange."""
         begin, frame = job.span.since, job.series.frame
         before = TimeRange(frame.floor(begin - 1), begin)
@@ -397,7 +269,7 @@ class Backfill:
             reason = f"the first candle of {job.series.symbol} opens at {iso(begin)}"
             await door.put(SeriesFact(job.series, Fact(before, State.BEFORE_LISTING, reason, now)))
 
-    async def _walk(self, job: _Job, part: TimeRange, now: int, door: Door) -> None:
+    async def _walk(self, job: Job, part: TimeRange, now: int, door: Door) -> None:
         """One walk: the next page is on its way while the last one is being committed.
 
         Facts of earlier runs about its range hold on only where it says them again; if it breaks off, all of them do.
@@ -414,7 +286,7 @@ class Backfill:
                 if isinstance(found, Fact):
                     entry = SeriesFact(job.series, dataclasses.replace(found, at=now))
                     doubted -= RangeSet([found.range])
-                    if _is_early(found):  # it says where the candles begin: they do not begin later
+                    if is_early(found):  # it says where the candles begin: they do not begin later
                         await self._withdraw(job, doubted & job.early, door)
                 else:
                     entry = Page(found, repair=self.repair)
@@ -434,11 +306,6 @@ class Backfill:
     @staticmethod
     def _count(report: SeriesReport, written: Written) -> None:
         report.written += written.new + written.revised
-
-
-def _is_early(fact: Fact) -> bool:
-    """Whether a fact says that the candles begin after it."""
-    return fact.state in (State.BEFORE_LISTING, State.OUT_OF_REACH)
 
 
 def _split(span: TimeRange, series: SeriesId) -> Iterator[TimeRange]:

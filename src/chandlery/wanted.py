@@ -1,0 +1,167 @@
+"""What is wanted, made out: ranges resolved, series checked, and what of them is still to be asked for."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from chandlery.candle import SeriesId, no_candles
+from chandlery.errors import ExchangeError, NoSuchSeries, UsageError
+from chandlery.ledger import Fact, Ledger, State, account, aligned, to_ask
+from chandlery.report import Progress, SeriesReport
+from chandlery.sources.base import Source
+from chandlery.stores.base import Store
+from chandlery.timeframe import DAY
+from chandlery.timerange import RangeSet, TimeRange
+from chandlery.when import iso
+
+#: What a new series takes when nobody says since when.
+DEFAULT_HISTORY = 30 * DAY
+
+
+@dataclass(frozen=True, slots=True)
+class Want:
+    """A series and the range wanted of it, in epoch ms, half-open.
+
+    `since` None goes on from the series' earliest ask (30 days before now if it is new); "listing" begins where the
+    exchange's history does. `until` None is now.
+    """
+
+    series: SeriesId
+    since: int | Literal["listing"] | None = None
+    until: int | None = None
+
+
+@dataclass(slots=True)
+class Job:
+    """One want under way."""
+
+    series: SeriesId
+    span: TimeRange
+    report: SeriesReport
+    active: bool = False  # whether the market trades
+    listed: bool = False  # whether the span begins with the first candle that the exchange gives
+    left: RangeSet = field(default_factory=RangeSet)
+    facts: RangeSet = field(default_factory=RangeSet)  # what an earlier run had said a fact of
+    early: RangeSet = field(default_factory=RangeSet)  # those of them that say the candles begin later
+
+
+class Wanted:
+    """Turns wants into jobs of one source and one store; `settle` and `recheck` are in milliseconds."""
+
+    def __init__(
+        self, source: Source, store: Store, progress: Progress, *, settle: int, recheck: int, repair: bool
+    ) -> None:
+        self.source = source
+        self.store = store
+        self.progress = progress
+        self.settle = settle
+        self.recheck = recheck
+        self.repair = repair
+
+    async def jobs(self, wants: Sequence[Want], now: int) -> list[Job]:
+        """Every want with its range resolved; raises if there is none that can be started."""
+        jobs = [await self._job(want, now) for want in wants]
+        if not jobs:
+            raise UsageError("nothing to fetch", hint="name a symbol, such as BTC/USDT")
+        errors = [job.report.error for job in jobs]
+        first = errors[0]
+        if first is not None and all(isinstance(error, UsageError) for error in errors):
+            raise first
+        return jobs
+
+    async def _job(self, want: Want, now: int) -> Job:
+        try:
+            market = await self.source.known(want.series)
+            span = await self._span(want, now)
+        except (ExchangeError, UsageError) as error:
+            return self._refused(want, now, error)
+        report = SeriesReport(want.series, span)
+        return Job(want.series, span, report, active=market.active, listed=want.since == "listing")
+
+    def _refused(self, want: Want, now: int, error: ExchangeError | UsageError) -> Job:
+        """A job that cannot begin; where the exchange would not say anything, what was wanted is accounted for."""
+        series, span = want.series, TimeRange(now, now)
+        report = SeriesReport(series, span, error=error)
+        if not isinstance(error, UsageError) and isinstance(want.since, int):
+            until = now if want.until is None else min(want.until, now)
+            report.span = aligned(series.frame, TimeRange(want.since, max(want.since, until)))
+            ledger = dataclasses.replace(self.ledger(series), clock=now, settle=self.settle)
+            stored = (
+                self.store.opens(series, report.span)
+                if self.store.knows(series)
+                else no_candles()["time"].to_physical().to_numpy()
+            )
+            report.counts = account(ledger, stored, RangeSet([report.span]), gaps=False).counts
+        return Job(series, report.span, report)
+
+    async def _span(self, want: Want, now: int) -> TimeRange:
+        series = want.series
+        until = now if want.until is None else min(want.until, now)
+        since = want.since
+        if since is None:
+            asked = self.ledger(series).asked
+            if asked:
+                since = min(asked.since, until)
+            else:
+                since = until - DEFAULT_HISTORY
+                if not aligned(series.frame, TimeRange(since, until)):
+                    since = series.frame.floor(since)  # a month or a year that began before
+                self.progress.note(series, f"new here and no --since: taking 30 days, from {iso(since)}")
+        elif since == "listing":
+            since = await self.source.listing(series)
+            if since is None:
+                raise ExchangeError(
+                    f"{series} has no candle on {series.exchange} from which to begin",
+                    hint="give --since a date",
+                )
+        if since >= until:
+            what = "in the future" if since >= now else "not before until"
+            raise UsageError(
+                f"since {iso(since)} is {what} {iso(now if since >= now else until)}",
+                hint="ranges are half-open, [since, until), and until is at most the exchange's now",
+            )
+        span = aligned(series.frame, TimeRange(since, until))
+        if not span:
+            raise UsageError(
+                f"no {series.timeframe} candle opens in [{iso(since)}, {iso(until)})",
+                hint=f"candles of {series.timeframe} open at {iso(series.frame.floor(since))} and at"
+                f" {iso(series.frame.next(series.frame.floor(since)))}",
+            )
+        return span
+
+    def ledger(self, series: SeriesId) -> Ledger:
+        """What is known of a series; of a new one, nothing."""
+        try:
+            return self.store.ledger(series)
+        except NoSuchSeries:
+            return Ledger(series.frame)
+
+    def left(self, job: Job, now: int, ledger: Ledger) -> RangeSet:
+        """What of the job's span must be asked for."""
+        if job.listed:
+            ledger = dataclasses.replace(
+                ledger,
+                facts=tuple(f for f in ledger.facts if not is_early(f) or f.range.until <= job.span.since),
+            )
+        left = to_ask(
+            ledger,
+            job.span,
+            now=now,
+            settle=self.settle,
+            recheck=self.recheck,
+            active=job.active,
+            repair=self.repair,
+        )
+        if not self.repair:
+            return left
+        frame = ledger.timeframe
+        refused = RangeSet(TimeRange(frame.floor(q), frame.next(frame.floor(q))) for q in ledger.quarantined)
+        return left | (refused & RangeSet([job.span]))
+
+
+def is_early(fact: Fact) -> bool:
+    """Whether a fact says that the candles begin after it."""
+    return fact.state in (State.BEFORE_LISTING, State.OUT_OF_REACH)
