@@ -17,57 +17,16 @@ import apsw
 
 from chandlery.errors import DataPipelineError, NoSuchStore, StoreCorrupt, StoreFull, StoreUnreadable
 from chandlery.stores.embedded_files import make_store_folder
+from chandlery.stores.embedded_schema import SCHEMA, SCHEMA_VERSION
 
 FILE_NAME = "catalogue.sqlite"
 LOCKS = "locks"
-SCHEMA_VERSION = 2  # 1 was of no release: facts had no time
 APPLICATION_ID = 0x43484E44  # "CHND"
 _BUSY_MS = 30_000
 # Before 3.51.3 two connections that check-point at once could lose a commit (the WAL-reset bug).
 _OLDEST_SQLITE = (3, 51, 3)
 # What may lie in a folder that becomes a store: what a run leaves that was killed while it made one.
 _OURS = (FILE_NAME, FILE_NAME + "-wal", FILE_NAME + "-shm", FILE_NAME + "-journal", LOCKS)
-
-_SCHEMA = """
-CREATE TABLE series (
-    id INTEGER PRIMARY KEY, exchange TEXT NOT NULL, symbol TEXT NOT NULL, timeframe TEXT NOT NULL, kind TEXT NOT NULL,
-    path TEXT NOT NULL UNIQUE COLLATE NOCASE, length INTEGER NOT NULL, kept INTEGER NOT NULL, version INTEGER NOT NULL,
-    clock INTEGER NOT NULL, settle INTEGER NOT NULL, candles INTEGER NOT NULL, counted INTEGER NOT NULL,
-    first INTEGER, last INTEGER, absent INTEGER NOT NULL, missing INTEGER NOT NULL,
-    UNIQUE (exchange, symbol, timeframe, kind));
-CREATE TABLE asked (
-    series INTEGER NOT NULL, since INTEGER NOT NULL, until INTEGER NOT NULL,
-    PRIMARY KEY (series, since)) WITHOUT ROWID;
-CREATE TABLE answered (
-    series INTEGER NOT NULL, since INTEGER NOT NULL, until INTEGER NOT NULL, at INTEGER,
-    PRIMARY KEY (series, since)) WITHOUT ROWID;
-CREATE TABLE loose (
-    series INTEGER NOT NULL, since INTEGER NOT NULL, until INTEGER NOT NULL,
-    PRIMARY KEY (series, since)) WITHOUT ROWID;
-CREATE TABLE facts (
-    series INTEGER NOT NULL, state TEXT NOT NULL, since INTEGER NOT NULL, until INTEGER NOT NULL, reason TEXT NOT NULL,
-    at INTEGER, PRIMARY KEY (series, state, since)) WITHOUT ROWID;
-CREATE TABLE quarantine (
-    id INTEGER PRIMARY KEY, series INTEGER NOT NULL, open INTEGER, raw TEXT NOT NULL, reason TEXT NOT NULL,
-    at INTEGER NOT NULL, source TEXT NOT NULL, resolved INTEGER NOT NULL);
-CREATE INDEX quarantine_open ON quarantine (series, open);
-CREATE TABLE revisions (
-    id INTEGER PRIMARY KEY, series INTEGER NOT NULL, open INTEGER NOT NULL, old BLOB NOT NULL, new BLOB NOT NULL,
-    at INTEGER NOT NULL, source TEXT NOT NULL);
-CREATE INDEX revisions_series ON revisions (series);
-CREATE TABLE journal (
-    seq INTEGER PRIMARY KEY, series INTEGER NOT NULL, since INTEGER NOT NULL, until INTEGER NOT NULL,
-    kind TEXT NOT NULL, committed_at INTEGER NOT NULL, source TEXT NOT NULL, rows INTEGER NOT NULL);
-CREATE TABLE partitions (
-    series INTEGER NOT NULL, part INTEGER NOT NULL, path TEXT NOT NULL, sha256 TEXT, rows INTEGER NOT NULL,
-    first INTEGER, last INTEGER, intent_sha256 TEXT, intent_rows INTEGER,
-    PRIMARY KEY (series, part)) WITHOUT ROWID;
-CREATE TABLE staged (
-    id INTEGER PRIMARY KEY, series INTEGER NOT NULL, part INTEGER NOT NULL, first INTEGER NOT NULL,
-    last INTEGER NOT NULL, rows INTEGER NOT NULL, step INTEGER, data BLOB NOT NULL, crc INTEGER NOT NULL);
-CREATE INDEX staged_part ON staged (series, part);
-CREATE TABLE trash (path TEXT PRIMARY KEY) WITHOUT ROWID;
-"""
 
 
 def inspect_folder(folder: Path, *, create: bool) -> None:
@@ -164,8 +123,14 @@ class Catalogue:
             connection.setbusytimeout(_BUSY_MS)
             if _version(connection, self.folder) == 0:
                 self._make_schema(connection)
-            # synchronous=FULL: a commit is on the disk when it returns.
-            for pragma in ("synchronous=FULL", "journal_size_limit=8388608", "cache_size=-8000"):
+            # synchronous=FULL: a commit is on the disk when it returns; on macOS only with fullfsync.
+            for pragma in (
+                "synchronous=FULL",
+                "fullfsync=ON",
+                "checkpoint_fullfsync=ON",
+                "journal_size_limit=8388608",
+                "cache_size=-8000",
+            ):
                 connection.execute(f"PRAGMA {pragma}").get  # noqa: B018
         except BaseException as error:
             _note_cause(error, connection)
@@ -185,7 +150,7 @@ class Catalogue:
         connection.execute("BEGIN IMMEDIATE")
         try:
             if connection.execute("PRAGMA user_version").get == 0:
-                for statement in _SCHEMA.split(";\n"):
+                for statement in SCHEMA.split(";\n"):
                     connection.execute(statement)
                 connection.execute(f"PRAGMA application_id={APPLICATION_ID}")
                 connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")

@@ -1,0 +1,46 @@
+"""The tables of an embedded store's catalogue. A change here is a new SCHEMA_VERSION."""
+
+from __future__ import annotations
+
+SCHEMA_VERSION = 2  # 1 was of no release: facts had no time
+
+SCHEMA = """
+CREATE TABLE series (
+    id INTEGER PRIMARY KEY, exchange TEXT NOT NULL, symbol TEXT NOT NULL, timeframe TEXT NOT NULL, kind TEXT NOT NULL,
+    path TEXT NOT NULL UNIQUE COLLATE NOCASE, length INTEGER NOT NULL, kept INTEGER NOT NULL, version INTEGER NOT NULL,
+    clock INTEGER NOT NULL, settle INTEGER NOT NULL, candles INTEGER NOT NULL, counted INTEGER NOT NULL,
+    first INTEGER, last INTEGER, absent INTEGER NOT NULL, missing INTEGER NOT NULL,
+    UNIQUE (exchange, symbol, timeframe, kind));
+CREATE TABLE asked (
+    series INTEGER NOT NULL, since INTEGER NOT NULL, until INTEGER NOT NULL,
+    PRIMARY KEY (series, since)) WITHOUT ROWID;
+CREATE TABLE answered (
+    series INTEGER NOT NULL, since INTEGER NOT NULL, until INTEGER NOT NULL, at INTEGER,
+    PRIMARY KEY (series, since)) WITHOUT ROWID;
+CREATE TABLE loose (
+    series INTEGER NOT NULL, since INTEGER NOT NULL, until INTEGER NOT NULL,
+    PRIMARY KEY (series, since)) WITHOUT ROWID;
+CREATE TABLE facts (
+    series INTEGER NOT NULL, state TEXT NOT NULL, since INTEGER NOT NULL, until INTEGER NOT NULL, reason TEXT NOT NULL,
+    at INTEGER, PRIMARY KEY (series, state, since)) WITHOUT ROWID;
+CREATE TABLE quarantine (
+    id INTEGER PRIMARY KEY, series INTEGER NOT NULL, open INTEGER, raw TEXT NOT NULL, reason TEXT NOT NULL,
+    at INTEGER NOT NULL, source TEXT NOT NULL, resolved INTEGER NOT NULL);
+CREATE INDEX quarantine_open ON quarantine (series, open);
+CREATE TABLE revisions (
+    id INTEGER PRIMARY KEY, series INTEGER NOT NULL, open INTEGER NOT NULL, old BLOB NOT NULL, new BLOB NOT NULL,
+    at INTEGER NOT NULL, source TEXT NOT NULL);
+CREATE INDEX revisions_series ON revisions (series);
+CREATE TABLE journal (
+    seq INTEGER PRIMARY KEY, series INTEGER NOT NULL, since INTEGER NOT NULL, until INTEGER NOT NULL,
+    kind TEXT NOT NULL, committed_at INTEGER NOT NULL, source TEXT NOT NULL, rows INTEGER NOT NULL);
+CREATE TABLE partitions (
+    series INTEGER NOT NULL, part INTEGER NOT NULL, path TEXT NOT NULL, sha256 TEXT, rows INTEGER NOT NULL,
+    first INTEGER, last INTEGER, intent_sha256 TEXT, intent_rows INTEGER,
+    PRIMARY KEY (series, part)) WITHOUT ROWID;
+CREATE TABLE staged (
+    id INTEGER PRIMARY KEY, series INTEGER NOT NULL, part INTEGER NOT NULL, first INTEGER NOT NULL,
+    last INTEGER NOT NULL, rows INTEGER NOT NULL, step INTEGER, data BLOB NOT NULL, crc INTEGER NOT NULL);
+CREATE INDEX staged_part ON staged (series, part);
+CREATE TABLE trash (path TEXT PRIMARY KEY) WITHOUT ROWID;
+"""
