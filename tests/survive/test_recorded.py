@@ -80,17 +80,18 @@ def test_file_comes_out_as_it_went_in(
     folder = made if which == "made" else Path(which)
     command = [sys.executable, "-m", "chandlery"]
     shared = ["BTC/USDT", "-t", "1h", "--store", str(tmp_path / "candles")]
-    with LocalExchange(ExchangeSettings(csv=folder, weight_limit=0)) as exchange:
-        span = ["--since", str(FIRST), "--until", str(LAST + HOUR)]
-        fetch = [*command, "fetch", *shared, *span, "--exchange-url", exchange.url]
-        subprocess.run(fetch, check=True, timeout=120)
-    out = tmp_path / "export.csv"
-    subprocess.run([*command, "export", *shared, "-o", str(out)], check=True, timeout=120)
     with gzip.open(folder / NAME, "rb") as file:
         given = pl.read_csv(
             file.read(),
             schema_overrides=dict.fromkeys(["open", "high", "low", "close", "volume"], pl.Float64),
         )
+    first, last = given["timestamp_ms"][0], given["timestamp_ms"][-1]
+    with LocalExchange(ExchangeSettings(csv=folder, weight_limit=0)) as exchange:
+        span = ["--since", str(first), "--until", str(last + HOUR)]
+        fetch = [*command, "fetch", *shared, *span, "--exchange-url", exchange.url]
+        subprocess.run(fetch, check=True, timeout=120)
+    out = tmp_path / "export.csv"
+    subprocess.run([*command, "export", *shared, "-o", str(out)], check=True, timeout=120)
     exported = pl.read_csv(
         out, schema_overrides=dict.fromkeys(["open", "high", "low", "close", "volume"], pl.Float64)
     )
