@@ -144,7 +144,8 @@ def test_quiet_leaves_warnings_and_errors(capsys: pytest.CaptureFixture[str]) ->
 def test_a_terminal_gets_colours_and_bars() -> None:
     """On a terminal a table's head is bold, a mark has its colour, no cell is cut, and a run shows its progress."""
     script = (
-        "from chandlery.cli.output import Mark, Output\n"
+        "from chandlery.cli.narrow import Mark\n"
+        "from chandlery.cli.output import Output\n"
         "from chandlery.cli.progress import RunProgress\n"
         "from chandlery.candle import SeriesId\n"
         "out = Output()\n"

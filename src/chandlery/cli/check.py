@@ -13,7 +13,8 @@ import typer
 from chandlery.cli import options as opt
 from chandlery.cli.fetch import backfill, say_store, source_of
 from chandlery.cli.interrupt import run_until_interrupted
-from chandlery.cli.output import Cell, Exit, Output
+from chandlery.cli.narrow import Cell
+from chandlery.cli.output import Exit, Output
 from chandlery.cli.progress import RunProgress
 from chandlery.cli.runreport import exit_code_of_run, minute, series_names, tell_errors
 from chandlery.errors import DataPipelineError, UsageError
@@ -269,7 +270,10 @@ def _tell(out: Output, verdicts: Sequence[SeriesVerdict], gaps: int | None, *, a
     rows = [row for verdict in verdicts for row in _gap_rows(verdict, gaps)]
     if rows:
         out.text()
-        out.table(["gaps of", "from", "to", "candles", "state", "reason"], rows)
+        head, names = series_names([row[0] for row in rows])
+        head = "gaps of" if head == "series" else f"gaps of {head}"
+        table = [[name, *row[1]] for name, row in zip(names, rows, strict=True)]
+        out.table([head, "from", "to", "candles", "state", "reason"], table)
     bad = sum(not v.ok for v in verdicts)
     out.say(
         f"{len(verdicts) - bad:,} of {len(verdicts):,} series complete"
@@ -305,7 +309,7 @@ def stored_of(verdict: SeriesVerdict) -> int:
     return verdict.account.counts[State.STORED]
 
 
-def _gap_rows(verdict: SeriesVerdict, gaps: int | None) -> list[list[Cell]]:
+def _gap_rows(verdict: SeriesVerdict, gaps: int | None) -> list[tuple[SeriesId, list[Cell]]]:
     """The gaps to list: the first `gaps`, or where nothing is said the first few that are no part of the market."""
     from chandlery.ledger import State
 
@@ -314,13 +318,9 @@ def _gap_rows(verdict: SeriesVerdict, gaps: int | None) -> list[list[Cell]]:
     if gaps is None:
         found = [g for g in found if g.state not in explained][:GAPS_SHOWN]
     return [
-        [
-            str(verdict.series),
-            minute(g.since),
-            minute(g.until),
-            g.candles,
-            g.state.value.replace("_", " "),
-            g.reason,
-        ]
+        (
+            verdict.series,
+            [minute(g.since), minute(g.until), g.candles, g.state.value.replace("_", " "), g.reason],
+        )
         for g in found[:gaps]
     ]

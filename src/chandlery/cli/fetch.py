@@ -201,6 +201,7 @@ async def _fetch(
             if isinstance(error, UsageError):
                 raise
             return nothing_begun(_as_typed(settings, wish), error, _span_as_typed(wish))
+        progress.order = [want.series for want in wants]
         # Only now is it known that there is something to store, so only now may a store be made.
         store = stack.enter_context(open_store(settings.store, create=True))
         say_store(out, store)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from chandlery.cli.output import Exit, Output
+from chandlery.cli.waits import telling_waits
 
 T = TypeVar("T")
 
@@ -32,6 +33,7 @@ def run_until_interrupted(out: Output, work: Callable[[], Coroutine[Any, Any, T]
                 out.show_cursor()
                 os._exit(Exit.INTERRUPTED)
             signalled = True
+            out.settle_terminal()
             out.say("stopping: the page in hand is finished or dropped (again to end at once)")
             task.cancel()
 
@@ -49,7 +51,8 @@ def run_until_interrupted(out: Output, work: Callable[[], Coroutine[Any, Any, T]
                 loop.remove_signal_handler(number)
 
     try:
-        return asyncio.run(main())
+        with telling_waits(out):
+            return asyncio.run(main())
     except asyncio.CancelledError:
         raise KeyboardInterrupt from None
     except BaseExceptionGroup as group:

@@ -10,7 +10,8 @@ import typer
 from chandlery.cli import options as opt
 from chandlery.cli.fetch import is_pattern, say_store, source_of
 from chandlery.cli.interrupt import run_until_interrupted
-from chandlery.cli.output import Cell, Exit, Mark, Output, exit_code_of
+from chandlery.cli.narrow import Cell, Mark
+from chandlery.cli.output import Exit, Output, exit_code_of
 from chandlery.cli.runreport import minute, series_names
 from chandlery.errors import DataPipelineError, UnknownSymbol
 
@@ -170,7 +171,12 @@ def remove(
             candles = sum(one.candles for one in series)
             noun = "series" if len(series) > 1 else "this series"
             count = f"{len(series):,} " if len(series) > 1 else ""
-            if not out.confirm(f"Remove {count}{noun} and {candles:,} candles for good?"):
+            try:
+                sure = out.confirm(f"Remove {count}{noun} and {candles:,} candles for good?")
+            except KeyboardInterrupt:
+                out.error("interrupted: nothing removed")
+                out.exit(Exit.INTERRUPTED)
+            if not sure:
                 out.say("nothing was removed")
                 out.exit(Exit.INCOMPLETE)
         code = Exit.OK

@@ -23,11 +23,13 @@ import contextlib
 import io
 import json
 import os
+import re
+import select
 import shutil
 import sys
+import textwrap
 import traceback
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from enum import IntEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn, TextIO
@@ -36,6 +38,7 @@ import typer
 from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
+from chandlery.cli.narrow import Cell, Mark, narrower
 from chandlery.errors import (
     DatabaseError,
     DataPipelineError,
@@ -79,15 +82,8 @@ def exit_code_of(error: BaseException) -> Exit:
     return Exit.INCOMPLETE
 
 
-@dataclass(frozen=True, slots=True)
-class Mark:
-    """A table cell in a rich style, which is left out where stdout is no terminal."""
-
-    text: str
-    style: str
-
-
-Cell = str | int | float | Mark | None
+#: A last column narrower than this is not worth breaking its words for.
+_LEAST_WORDS = 16
 
 #: The keys of JSON documents whose texts may quote what others said.
 _PROSE = frozenset({"message", "hint", "error", "reason"})
@@ -99,6 +95,8 @@ class Output:
     def __init__(self, *, quiet: bool = False, verbose: int = 0) -> None:
         self.quiet = quiet
         self.verbose = verbose
+        #: Takes down what moves on the terminal, such as bars.
+        self.settle_terminal: Callable[[], None] = lambda: None
 
     # -- data: stdout ------------------------------------------------------------------------------------------------
 
@@ -126,16 +124,26 @@ class Output:
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> None:
         """A table of full width: numbers to the right with thousands separators, None as a dash; in colour on a terminal.
 
-        No cell is cut or wrapped, so that a narrow terminal loses nothing.
+        Only a terminal that is too narrow for it gets less: see `narrow`; last of all the words of its last column
+        go on below each other.
         """
         lines = self._table_lines(columns, rows, gap=2)
-        if sys.stdout.isatty() and max(width for width, _ in lines) > shutil.get_terminal_size().columns:
-            lines = self._table_lines(columns, rows, gap=1)
+        if sys.stdout.isatty():
+            room = shutil.get_terminal_size().columns
+            last: tuple[Sequence[str], Sequence[Sequence[Cell]]] = columns, rows
+            for table in [last, *narrower(columns, rows)]:
+                if max(width for width, _ in lines) <= room:
+                    break
+                last, lines = table, self._table_lines(*table, gap=1)
+            width = max(width for width, _ in lines)
+            words = max((len(_shown(row[-1])) for row in last[1]), default=0)
+            if width > room >= width - words + _LEAST_WORDS:  # else a column before the last would be cut
+                lines = self._table_lines(*last, gap=1, room=room)
         for _, line in lines:
             self.text(line)
 
     def _table_lines(
-        self, columns: Sequence[str], rows: Sequence[Sequence[Cell]], gap: int
+        self, columns: Sequence[str], rows: Sequence[Sequence[Cell]], gap: int, room: int | None = None
     ) -> list[tuple[int, str]]:
         """The lines of a table, each with its width in columns."""
         from rich.table import Table
@@ -144,10 +152,13 @@ class Output:
         table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, gap, 0, 0))
         for number, name in enumerate(columns):
             right = any(_is_number(row[number]) for row in rows)
-            table.add_column(Text(name), justify="right" if right else "left", no_wrap=True)
+            wraps = room is not None and number == len(columns) - 1
+            table.add_column(
+                Text(name), justify="right" if right else "left", no_wrap=not wraps, overflow="fold"
+            )
         for row in rows:
             table.add_row(*(Text(_shown(c), style=c.style if isinstance(c, Mark) else "") for c in row))
-        console = self.console(sys.stdout, width=100_000)
+        console = self.console(sys.stdout, width=room or 100_000)
         with console.capture() as capture:
             console.print(table)
         lines = [line.rstrip() for line in capture.get().splitlines()]
@@ -201,8 +212,8 @@ class Output:
         message = (
             error.message if isinstance(error, DataPipelineError) else str(error) or type(error).__name__
         )
-        if about and about not in message:
-            message = f"{about}: {message}"
+        if about:
+            message = f"{about}: {_without_start(message, about)}"
         self._talk("error: ", message, "1;31")
         self._hint(error.hint if isinstance(error, DataPipelineError) else "")
 
@@ -212,6 +223,8 @@ class Output:
 
     def _talk(self, label: str, text: str, colour: str = "", *, whole: bool = False) -> None:
         lines = [visible(line) for line in redact(text).split("\n")]
+        if self.stderr_is_terminal:
+            lines = _wrapped(label, lines, shutil.get_terminal_size().columns)
         shown = "\n".join(lines)
         if colour and self.stderr_is_terminal and "NO_COLOR" not in os.environ:
             label, shown = (
@@ -227,7 +240,14 @@ class Output:
     def confirm(self, question: str) -> bool:
         """Ask on stderr, read one line of stdin; True for y or yes. Raises UsageError where nobody answers."""
         print(f"{visible(redact(question))} [y/N] ", end="", file=sys.stderr, flush=True)
-        answer = sys.stdin.readline()
+        try:
+            with contextlib.suppress(OSError, ValueError):
+                # A library's signal handler may have reads begun again after Ctrl-C; a select never is.
+                select.select([sys.stdin], [], [])
+            answer = sys.stdin.readline()
+        except KeyboardInterrupt:
+            print(file=sys.stderr)
+            raise
         if not answer:
             print(file=sys.stderr)
             raise UsageError("nobody answered", hint="--yes answers for you")
@@ -238,6 +258,32 @@ class Output:
     def exit(self, code: Exit) -> NoReturn:
         """End the command with this code."""
         raise typer.Exit(int(code))
+
+
+def _without_start(message: str, about: str) -> str:
+    """The message without what it is about, or the exchange of that, where it begins with it."""
+    series = about.partition(" and ")[0]
+    for start in (about, series, series.partition(" ")[0]):
+        message = message.removeprefix(f"{start}: ")
+    return message.removeprefix(f"{series} ")
+
+
+def _wrapped(label: str, lines: Sequence[str], room: int) -> list[str]:
+    """Lines broken at words where they are longer than the terminal is wide; a command at the end stays in one line."""
+    found: list[str] = []
+    for number, line in enumerate(lines):
+        first = " " * len(label) if not number else ""
+        if len(first + line) <= room:
+            found.append(line)
+            continue
+        whole = re.sub(r"\bchandlery [a-z]+ .*$", lambda m: m[0].replace(" ", "\0"), line)
+        indent = line[: len(line) - len(line.lstrip())]
+        parts = textwrap.wrap(
+            whole.strip(), max(room, 20), initial_indent=first + indent, subsequent_indent=indent,
+            break_long_words=False, break_on_hyphens=False,
+        )  # fmt: skip
+        found += [part.replace("\0", " ")[len(first) if not n else 0 :] for n, part in enumerate(parts)]
+    return found
 
 
 def _without_secrets(document: Any, *, prose: bool = False) -> Any:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from chandlery.cli.output import Cell, Exit, Mark, Output
+from chandlery.cli.narrow import Cell, Mark
+from chandlery.cli.output import Exit, Output
 from chandlery.errors import DatabaseError, DataPipelineError, ExchangeError, SeriesLocked, UsageError
 from chandlery.redact import visible
 

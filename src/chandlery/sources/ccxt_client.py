@@ -26,7 +26,7 @@ from yarl import URL
 
 from chandlery.errors import ExchangeError, UnknownExchange
 from chandlery.sources.base import Traffic
-from chandlery.sources.ccxt_errors import Reply, clean, to_error
+from chandlery.sources.ccxt_errors import Reply, to_error, unreachable
 from chandlery.sources.pacing import Pacer
 
 log = logging.getLogger("chandlery.sources.ccxt")
@@ -349,7 +349,7 @@ class Client:
         except (ssl.SSLCertVerificationError, aiohttp.ClientConnectorCertificateError) as error:
             raise ccxt.PermissionDenied("the server's certificate cannot be verified") from error
         except (aiohttp.ClientError, OSError) as error:
-            raise ccxt.ExchangeNotAvailable(clean(str(error)) or type(error).__name__) from error
+            raise ccxt.ExchangeNotAvailable(unreachable(error, urlsplit(url).netloc)) from error
         raw = b"".join(chunks)
         text = raw.decode("utf-8", "replace")
         reply.body = text[:2000]

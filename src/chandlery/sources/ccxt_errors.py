@@ -6,12 +6,16 @@ Binance a class that is no `RateLimitExceeded`. So the status decides first, the
 
 from __future__ import annotations
 
+import os
 import re
+import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC
 from email.utils import parsedate_to_datetime
+from http import HTTPStatus
 
+import aiohttp
 import ccxt
 
 from chandlery.errors import (
@@ -98,7 +102,7 @@ def to_error(error: Exception, reply: Reply, *, exchange: str, now: int) -> Exch
 
 def _to_error(error: Exception, reply: Reply, *, exchange: str, now: int) -> ExchangeError:
     status = reply.status
-    said = f"{exchange}: {describe(error, reply)}"
+    said = f"{exchange}: {describe(error, reply).removeprefix(exchange).lstrip(': ')}"
     if status in DEFAULT_WAIT_MS or (status == 503 and "retry-after" in reply.headers):
         return _told_to_wait(said, reply, now)
     if status >= 500 or status == 408:
@@ -111,20 +115,53 @@ def _to_error(error: Exception, reply: Reply, *, exchange: str, now: int) -> Exc
     if ours is RateLimited:
         return RateLimited(said, hint="the exchange asks for fewer requests; lower --budget")
     if ours is ExchangeUnavailable and not status:
-        return ExchangeUnavailable(said, hint="nothing answers: check the network or --exchange-url")
+        return ExchangeUnavailable(said, hint="check the network, or --exchange-url")
     return ours(said)
 
 
 def describe(error: Exception, reply: Reply) -> str:
     """What happened in one line, without URL (it may carry a signature) and without control characters."""
-    kind = type(error).__name__
-    if reply.status:
-        said = clean(reply.body)[:200]
-        return f"HTTP {reply.status} {kind}" + (f": {said}" if said else "")
-    cause = error.__cause__ or error.__context__
-    if cause is not None:
-        return f"{kind}: {clean(str(cause) or type(cause).__name__)[:200]}"
-    return f"{kind}: {clean(str(error))[:200]}"
+    if not reply.status:
+        # Ours, see `unreachable`, or of ccxt, which names the exchange once more.
+        return shortened(clean(str(error))) or _words(type(error).__name__)
+    said = shortened(clean(reply.body))
+    if isinstance(error, ccxt.BadResponse) and 200 <= reply.status < 300:
+        return f"an answer that cannot be read (HTTP {reply.status})" + (f": {said}" if said else ", empty")
+    return f"HTTP {reply.status}" + (f": {said}" if said else f" {_phrase(reply.status)}".rstrip())
+
+
+def unreachable(error: Exception, host: str) -> str:
+    """Why no answer came from `host`, in words."""
+    cause: object = getattr(error, "os_error", error)
+    if isinstance(error, aiohttp.ServerDisconnectedError | ConnectionResetError):
+        return f"{host} closed the connection without an answer"
+    if isinstance(error, aiohttp.ClientPayloadError):
+        return f"the answer of {host} was cut off"
+    if isinstance(cause, socket.gaierror):
+        return f"cannot reach {host}: its name is not known"
+    if isinstance(cause, OSError) and cause.errno:
+        return f"cannot reach {host}: {os.strerror(cause.errno).lower()}"
+    return f"cannot reach {host}: {shortened(clean(str(error))) or _words(type(error).__name__)}"
+
+
+def shortened(text: str, most: int = 200) -> str:
+    """The words of `text` that fit."""
+    if len(text) <= most:
+        return text
+    head, blank, _ = text[:most].rpartition(" ")
+    return f"{head if blank else text[:most]} ..."
+
+
+def _words(name: str) -> str:
+    """The name of a class as words: NetworkError is "network error"."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower()
+
+
+def _phrase(status: int) -> str:
+    try:
+        return HTTPStatus(status).phrase
+    except ValueError:
+        return ""
 
 
 def clean(text: str) -> str:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from chandlery.errors import RateLimited
 from chandlery.sources.bans import BanBook
+from chandlery.sources.retry import NEWS_SECONDS
 from chandlery.when import iso
 
 if TYPE_CHECKING:
@@ -263,6 +264,10 @@ class Host:
                     until=until,
                     ban=self.bans.until() >= until,
                 )
+            if wait > NEWS_SECONDS * 1000:
+                told = self.bans.until() > self.clock.now_ms()
+                why = f"as {self.name} told us to" if told else f"for the request budget of {self.name}"
+                log.info("waiting %.0f s %s", wait / 1000, why)
             await self.clock.sleep(wait / 1000)
 
     def wait_ms(self, weight: float) -> float:

@@ -24,6 +24,8 @@ T = TypeVar("T")
 TRIES = 14
 #: Times in a row that the exchange may be down or unreachable before it is given up.
 TRIES_DOWN = 7
+#: A wait longer than this is worth telling a person who waits too.
+NEWS_SECONDS = 2.0
 #: Waits as told for one ask.
 TRIES_TOLD = 20
 
@@ -51,7 +53,7 @@ class Patience:
             if self.told > TRIES_TOLD or wait > self.max_wait_seconds * 1000:
                 raise error
             self.on_retry()
-            log.info("waiting as told: %s", error)
+            log.debug("waiting as told: %s", error)  # the host says for how long
             return
         self.failures += 1
         self.down = self.down + 1 if isinstance(error, ExchangeUnavailable) else 0
@@ -59,13 +61,21 @@ class Patience:
             raise error
         self.on_retry()
         delay = backoff(self.failures, self._dice)
-        log.info("asking again in %.1f s: %s", delay, error)
+        # Short waits are no news.
+        level = logging.INFO if delay > NEWS_SECONDS else logging.DEBUG
+        log.log(level, "asked again in %.0f s (%s time): %s", delay, ordinal(self.failures), error)
         await self.clock.sleep(delay)
 
 
 def backoff(failures: int, dice: random.Random) -> float:
     """Seconds to wait after that many failures: 0.25, 0.5, 1 ... at most 15, each less up to a half of it by chance."""
     return min(15.0, 0.25 * 2.0 ** (failures - 1)) * dice.uniform(0.5, 1.0)
+
+
+def ordinal(number: int) -> str:
+    """1st, 2nd, 3rd, 4th ..."""
+    ending = {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th") if number % 100 not in (11, 12, 13) else "th"
+    return f"{number}{ending}"
 
 
 async def persist(call: Callable[[], Awaitable[T]], patience: Patience) -> T:
