@@ -172,7 +172,7 @@ def test_a_bad_file_is_an_error_with_its_mend(tmp_path: Path, text: str, message
 
 
 def test_a_bare_number_is_seconds(tmp_path: Path) -> None:
-    """Lengths of time without a unit are seconds, in files and flags."""
+    """A settling time without a unit is seconds; other lengths as text need one, save 0; numbers of a file are seconds."""
     (tmp_path / "chandlery.toml").write_text("settle = 5\n")
 
     assert load_settings(tmp_path).settle == 5.0

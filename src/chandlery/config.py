@@ -39,6 +39,13 @@ def seconds_of(value: object) -> object:
     return value
 
 
+def length_of(value: object) -> object:
+    """`10m` or `24h` in seconds; text without a unit could mean anything unless it is 0. Raises ValueError."""
+    if isinstance(value, str) and re.fullmatch(r"[\d.]*[1-9][\d.]*", value.strip()):
+        raise ValueError(f"say in what unit, such as {value.strip()}m or {value.strip()}h")
+    return seconds_of(value)
+
+
 def share_of(value: object) -> object:
     """`80%` or `0.8` as 0.8. Raises ValueError."""
     if isinstance(value, str):
@@ -69,6 +76,7 @@ def _web_address(value: str) -> str:
 
 
 Seconds = Annotated[float, BeforeValidator(seconds_of), Field(ge=0, allow_inf_nan=False)]
+Length = Annotated[float, BeforeValidator(length_of), Field(ge=0, allow_inf_nan=False)]
 Share = Annotated[float, BeforeValidator(share_of), AfterValidator(_in_share)]
 ExchangeId = Annotated[str, AfterValidator(_exchange_id)]
 WebAddress = Annotated[str, AfterValidator(_web_address)]
@@ -92,8 +100,8 @@ class Settings(BaseSettings):
     influxdb_org: str | None = Field(default=None, validation_alias="INFLUXDB_ORG")
     influxdb_bucket: str | None = Field(default=None, validation_alias="INFLUXDB_BUCKET")
     settle: Seconds | None = Field(default=None, validation_alias="CHANDLERY_SETTLE")
-    recheck: Seconds = Field(default=86_400.0, validation_alias="CHANDLERY_RECHECK")
-    max_wait: Seconds = Field(default=600.0, validation_alias="CHANDLERY_MAX_WAIT")
+    recheck: Length = Field(default=86_400.0, validation_alias="CHANDLERY_RECHECK")
+    max_wait: Length = Field(default=600.0, validation_alias="CHANDLERY_MAX_WAIT")
     budget: Share = Field(default=0.8, validation_alias="CHANDLERY_BUDGET")
 
     _origins: dict[str, str] = PrivateAttr(default_factory=dict)
@@ -118,6 +126,11 @@ class Settings(BaseSettings):
     def warnings(self) -> tuple[str, ...]:
         """What the user should know about the settings, such as a secrets file that others can read."""
         return tuple(self._warnings)
+
+    @property
+    def exposed(self) -> tuple[str, ...]:
+        """Those of the warnings that are about secrets which others can read."""
+        return tuple(text for text in self._warnings if text.startswith(_EXPOSED))
 
     @property
     def uses_influxdb(self) -> bool:
@@ -226,6 +239,17 @@ def _read_toml(path: Path) -> dict[str, Any]:
     return found
 
 
+#: What pydantic's own kinds of errors mean here.
+_MENDS = {
+    "string_too_short": "name a folder, such as ./candles",
+    "greater_than_equal": "write 0 or more",
+    "float_parsing": "write a number",
+    "float_type": "write a number",
+    "finite_number": "write a number that is finite",
+    "string_type": "write text in quotes",
+}
+
+
 def _bad_value(
     error: ValidationError, origins: Mapping[str, _Layer], merged: Mapping[str, Any]
 ) -> UsageError:
@@ -236,8 +260,11 @@ def _bad_value(
     layer = origins[name]
     where = f"{layer.where}: " if layer.where is not None else ""
     shown = "" if name in SECRETS else f" {merged[name]!r}"
-    mend = first["msg"].removeprefix("Value error, ")
+    mend = _MENDS.get(first["type"]) or first["msg"].removeprefix("Value error, ")
     return UsageError(f"{where}{layer.key(name)} cannot be{shown}", hint=mend[:1].lower() + mend[1:])
+
+
+_EXPOSED = "other users can read the secrets in"
 
 
 def _warnings(settings: Settings, files: list[_Layer]) -> list[str]:
@@ -246,9 +273,7 @@ def _warnings(settings: Settings, files: list[_Layer]) -> list[str]:
         if layer.where is None or not SECRETS & set(layer.values) or os.name != "posix":
             continue
         if layer.where.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
-            found.append(
-                f"other users can read the secrets in {layer.where}; mend it with: chmod 600 {layer.where}"
-            )
+            found.append(f"{_EXPOSED} {layer.where}; mend it with: chmod 600 {layer.where}")
     if settings.influxdb_token.get_secret_value() and not settings.uses_influxdb:
         found.append(
             f"INFLUXDB_TOKEN is set and not used: candles are kept in {settings.store} ({settings.origin('store')})"

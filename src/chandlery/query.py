@@ -90,6 +90,11 @@ def _nothing_fits(
     pattern: str, timeframe: str | None, kept: Sequence[SeriesSummary], url: str
 ) -> NoSuchSeries:
     what = pattern if timeframe is None else f"{pattern} {timeframe}"
+    if pattern == "*" and timeframe is not None:
+        return NoSuchSeries(
+            f"no series of timeframe {timeframe} is kept in {url}",
+            hint=f"there are {_listed(s.series.timeframe for s in kept)}",
+        )
     frames = [s.series.timeframe for s in kept if _fits(s.series.symbol, pattern)]
     if frames:
         hint = f"timeframes kept of {pattern}: {_listed(frames)}; choose one with --timeframe"

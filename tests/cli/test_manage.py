@@ -135,3 +135,37 @@ def test_every_command_of_this_issue_is_there() -> None:
             "demo",
         ]
     )
+
+
+def test_what_only_reads_does_not_warn_of_secrets(run: Callable[..., Any], tmp_path: Path) -> None:
+    """A secrets file that others can read is a warning of the commands that use it, not of list, show and verify."""
+    run("fetch", "BTC/USDT", "-t", "1d", "--since", "2024-05-30")
+    (tmp_path / "secrets").mkdir()
+    file = tmp_path / "secrets" / ".env.binance"
+    file.write_text("EXCHANGE_API_KEY=aaaaaaaa\n")
+    file.chmod(0o644)
+    assert "chmod 600" in run("fetch", "BTC/USDT", "-t", "1d").err
+    for args in (("list",), ("show", "BTC/USDT", "-t", "1d"), ("verify",)):
+        done = run(*args)
+        assert (done.code, "chmod" in done.err) == (0, False), done.err
+
+
+def test_the_store_is_named_once_with_v(run: Callable[..., Any]) -> None:
+    """-v names the store of a writing command once, as commands that write do anyway."""
+    run("fetch", "BTC/USDT", "-t", "1d", "--since", "2024-05-30")
+    for args in (("fetch", "-v"), ("list", "-v"), ("remove", "BTC/USDT", "--yes", "-v")):
+        assert run(*args).err.count("store: ") == 1, args
+
+
+def test_a_timeframe_that_is_not_kept(run: Callable[..., Any]) -> None:
+    """A timeframe alone that no series has is named with those that there are."""
+    run("fetch", "BTC/USDT", "-t", "1d", "--since", "2024-05-30")
+    done = run("verify", "-t", "4h")
+    assert done.code == 2
+    assert "no series of timeframe 4h is kept" in done.err
+    assert "there are 1d" in done.err
+
+
+def test_one_market_is_one(run: Callable[..., Any]) -> None:
+    """The sum agrees in number."""
+    assert run("markets", "BTC/USDT").err.endswith("1 market of binance\n")

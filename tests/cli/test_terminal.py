@@ -74,7 +74,7 @@ def test_tables_fit_a_terminal_of_80_columns(
         assert _too_long(shown) == [], args
     code, shown = terminal("verify", "--gaps", "3")
     assert "the exchange has" in shown
-    assert "2023-12-02 07:00" in shown
+    assert re.search(r"20\d\d-\d\d-\d\d \d\d:00", shown)
 
 
 def test_errors_are_broken_at_words(terminal: Callable[..., Screen]) -> None:

@@ -87,9 +87,15 @@ def verify(
     if absent and not repair:
         raise UsageError("--absent asks the exchange again", hint="give --repair too")
     settings = opt.settle(
-        out, exchange=exchange, exchange_url=exchange_url, store=store, max_wait=max_wait, budget=budget
+        out,
+        reads_only=not repair,
+        exchange=exchange,
+        exchange_url=exchange_url,
+        store=store,
+        max_wait=max_wait,
+        budget=budget,
     )
-    with opt.open_kept(settings, out) as kept:
+    with opt.open_kept(settings, out, named=repair) as kept:
         tasks = _tasks(kept, symbols or (), exchange, timeframe or (), since, until)
         if not repair and all(task.unlisted for task in tasks):
             raise _no_listing(tasks[0].kept.series)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -97,9 +98,18 @@ def demo(
         out.exit(Exit.INCOMPLETE)
     out.say(
         "\nAll there. The same with real candles:\n"
-        "  chandlery fetch BTC/USDT ETH/USDT -t 1h --since 7d\n"
-        "  chandlery verify"
+        f"  {_program()} fetch BTC/USDT ETH/USDT -t 1h --since 7d\n"
+        f"  {_program()} verify"
     )
+
+
+def _program() -> str:
+    """What to type for this program: its path where its name alone would find nothing, or another one."""
+    called = Path(sys.argv[0])
+    if called.name != "chandlery" or not called.is_file():
+        return "chandlery"
+    found = shutil.which("chandlery")
+    return "chandlery" if found and Path(found).samefile(called) else str(called)
 
 
 def _refuse_real_candles(store: Store, now: int) -> None:

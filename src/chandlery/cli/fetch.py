@@ -158,8 +158,14 @@ def source_of(settings: Settings, *, exchange: str | None = None, signed: bool =
     """The source that the settings name, or the same way to another exchange."""
     from chandlery.sources import open_source
 
+    exchange = exchange or settings.exchange
+    if signed and not settings.api_key.get_secret_value():
+        raise UsageError(
+            "--signed sends a key, and EXCHANGE_API_KEY is not set",
+            hint=f"set it and EXCHANGE_SECRET in the environment or in secrets/.env.{exchange}",
+        )
     return open_source(
-        exchange or settings.exchange,
+        exchange,
         url=settings.exchange_url,
         api_key=settings.api_key.get_secret_value(),
         secret=settings.secret.get_secret_value(),
@@ -180,7 +186,7 @@ async def _fetch(
 
     async with AsyncExitStack() as stack:
         if not wish.symbols:
-            kept = stack.enter_context(opt.open_kept(settings, out))
+            kept = stack.enter_context(opt.open_kept(settings, out, named=True))
             say_store(out, kept)
             reports = []
             for exchange, wants in _kept_wants(kept, wish).items():

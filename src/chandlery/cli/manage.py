@@ -47,7 +47,7 @@ def list_(
     from chandlery.query import matching
 
     out = Output(quiet=quiet, verbose=verbose)
-    settings = opt.settle(out, exchange=exchange, store=store)
+    settings = opt.settle(out, reads_only=True, exchange=exchange, store=store)
     with opt.open_kept(settings, out) as kept:
         series = matching(kept, (), exchange=exchange)
         url = kept.url
@@ -106,7 +106,7 @@ def markets(
         ["symbol", "kind", "active", "timeframes"],
         [[m.symbol, m.kind, Mark("yes", "green") if m.active else Mark("no", "red"), offered] for m in found],
     )
-    out.say(f"{len(found):,} markets of {settings.exchange}")
+    out.say(f"{len(found):,} market{'' if len(found) == 1 else 's'} of {settings.exchange}")
 
 
 def _markets(settings: Settings, pattern: str | None, *, signed: bool) -> Callable[[], Any]:
@@ -133,6 +133,8 @@ def _markets(settings: Settings, pattern: str | None, *, signed: bool) -> Callab
 def _near(pattern: str, symbols: Sequence[str]) -> str:
     from difflib import get_close_matches
 
+    if any(s.startswith(f"{pattern.upper()}/") for s in symbols):
+        return f"did you mean '{pattern.upper()}/*'?"
     folded = {s.upper(): s for s in symbols}
     near = [folded[n] for n in get_close_matches(pattern.upper(), folded, 3, 0.6)]
     if near:
@@ -162,7 +164,7 @@ def remove(
 
     out = Output(quiet=quiet, verbose=verbose)
     settings = opt.settle(out, exchange=exchange, store=store)
-    with opt.open_kept(settings, out) as kept:
+    with opt.open_kept(settings, out, named=True) as kept:
         series = matching(kept, symbols, exchange=exchange, timeframes=timeframe or ())
         out.say(f"store: {kept.url}")
         if not yes:
@@ -206,7 +208,7 @@ def seal(
     """
     out = Output(quiet=quiet, verbose=verbose)
     settings = opt.settle(out, store=store)
-    with opt.open_kept(settings, out) as kept:
+    with opt.open_kept(settings, out, named=True) as kept:
         say_store(out, kept)
         code = Exit.OK
         partitions = 0

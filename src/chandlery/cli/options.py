@@ -77,6 +77,12 @@ Timeframes = Annotated[
         show_default=False,
     ),
 ]
+OneTimeframe = Annotated[
+    list[str] | None,
+    typer.Option(
+        "-t", "--timeframe", metavar="TF", help="Such as 1m, 1h, 1d (default 1h).", show_default=False
+    ),
+]
 KeptTimeframes = Annotated[
     list[str] | None,
     typer.Option(
@@ -178,9 +184,9 @@ def example(*commands: str) -> str:
     return "\n".join(("\b", "Example:" if len(commands) == 1 else "Examples:", *(f"  {c}" for c in commands)))
 
 
-def settle(out: Output, **flags: Any) -> Settings:
+def settle(out: Output, *, reads_only: bool = False, **flags: Any) -> Settings:
     """The settings that hold: flags that are not None > environment > secrets/.env.<exchange>, .env > chandlery.toml >
-    defaults. Warnings about them are said. Raises UsageError naming file, key, value and mend.
+    defaults. Warnings about them are said, those about exposed secrets not by what only reads. Raises UsageError naming file, key, value and mend.
     """
     from chandlery.config import load_settings
     from chandlery.redact import keep_secret
@@ -188,15 +194,17 @@ def settle(out: Output, **flags: Any) -> Settings:
     settings = load_settings(**{name: value for name, value in flags.items() if value is not None})
     keep_secret(*(s.get_secret_value() for s in (settings.api_key, settings.secret, settings.influxdb_token)))
     for warning in settings.warnings:
-        out.warn(warning)
+        if not (reads_only and warning in settings.exposed):
+            out.warn(warning)
     return settings
 
 
-def open_kept(settings: Settings, out: Output) -> Store:
+def open_kept(settings: Settings, out: Output, *, named: bool = False) -> Store:
     """The store of the settings, for reading or for work on what is kept: never made. Raises UsageError where there is
-    none, StoreUnreadable where it cannot be read.
+    none, StoreUnreadable where it cannot be read. -v says which it is and why, unless the command names it anyway.
     """
     from chandlery.stores import open_store
 
-    out.debug(f"store: {settings.store} ({settings.origin('store')})")
+    if not named:
+        out.debug(f"store: {settings.store} ({settings.origin('store')})")
     return open_store(settings.store, create=False)

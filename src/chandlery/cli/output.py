@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import json
 import os
 import re
@@ -367,7 +368,7 @@ def _told(error: BaseException, args: Sequence[str]) -> int:
     if isinstance(error, DataPipelineError):
         out.error(error)
     elif isinstance(error, TyperException):
-        return _told_usage(error)
+        return _told_usage(error, args)
     elif isinstance(error, OSError):
         out.error(
             f"{error.strerror or error}: {error.filename}" if error.filename else error.strerror or str(error)
@@ -382,7 +383,30 @@ def _told(error: BaseException, args: Sequence[str]) -> int:
     return exit_code_of(error)
 
 
-def _told_usage(error: Any) -> int:
+#: What typer says of a value, and our mend; the first group is a bound.
+_VALUE_MENDS = (
+    (re.compile(r"greater than or equal to ([-\d.]+)"), "write {} or more"),
+    (re.compile(r"less than or equal to ([-\d.]+)"), "write {} or less"),
+    (re.compile(r"valid (?:integer|int)"), "write a whole number"),
+    (re.compile(r"valid (?:number|float)"), "write a number"),
+)
+
+
+def _value_error(error: Any, message: str, args: Sequence[str]) -> UsageError | None:
+    """A value that is none for its option, with what it was and what to write; None for other mistakes."""
+    names = list(getattr(getattr(error, "param", None), "opts", ()))
+    for pattern, mend in _VALUE_MENDS:
+        found = pattern.search(message)
+        if not found or not names:
+            continue
+        given = [after for name, after in itertools.pairwise(args) if name in names]
+        given += [arg.partition("=")[2] for arg in args if arg.partition("=")[0] in names and "=" in arg]
+        shown = f" {given[-1]!r}" if given else " that"
+        return UsageError(f"{names[-1]} cannot be{shown}", hint=mend.format(*found.groups()))
+    return None
+
+
+def _told_usage(error: Any, args: Sequence[str]) -> int:
     """A wrong option or argument; the bare command group shows its help instead."""
     out = Output()
     message = error.format_message()
@@ -392,7 +416,8 @@ def _told_usage(error: Any) -> int:
             print(message, file=sys.stderr)
         return Exit.USAGE
     path = context.command_path if context is not None else "chandlery"
-    out.error(UsageError(message, hint=f"{path} --help shows what there is"))
+    told = _value_error(error, message, args)
+    out.error(told or UsageError(message, hint=f"{path} --help shows what there is"))
     return Exit.USAGE
 
 

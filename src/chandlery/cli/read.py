@@ -17,6 +17,7 @@ from chandlery.cli.options import (
     ExchangeId,
     Json,
     OneSymbol,
+    OneTimeframe,
     Quiet,
     Since,
     SomeSymbols,
@@ -84,7 +85,7 @@ def register(app: typer.Typer) -> None:
 
 def show(
     symbol: OneSymbol,
-    timeframe: Timeframes = None,
+    timeframe: OneTimeframe = None,
     last: Last = None,
     count: Count = None,
     since: Since = None,
@@ -101,7 +102,7 @@ def show(
     Times are in UTC.
     """
     out = Output(quiet=quiet, verbose=verbose)
-    settings = settle(out, exchange=exchange, store=store)
+    settings = settle(out, reads_only=True, exchange=exchange, store=store)
     with open_kept(settings, out) as kept:
         found = _only(kept, symbol, settings.exchange, timeframe)
         begin = _begin(since, last)
@@ -120,7 +121,7 @@ def show(
 
 def latest(
     symbol: OneSymbol,
-    timeframe: Timeframes = None,
+    timeframe: OneTimeframe = None,
     exchange: ExchangeId = None,
     store: StoreUrl = None,
     as_json: Json = False,
@@ -129,7 +130,7 @@ def latest(
 ) -> None:
     """The newest candle kept, and how old it was at the latest fetch."""
     out = Output(quiet=quiet, verbose=verbose)
-    settings = settle(out, exchange=exchange, store=store)
+    settings = settle(out, reads_only=True, exchange=exchange, store=store)
     with open_kept(settings, out) as kept:
         found = _only(kept, symbol, settings.exchange, timeframe)
         candles = _read(kept, found, None, None, count=1)
@@ -175,7 +176,7 @@ def export(
     from chandlery.query import matching
 
     out = Output(quiet=quiet, verbose=verbose)
-    settings = settle(out, exchange=exchange, store=store)
+    settings = settle(out, reads_only=True, exchange=exchange, store=store)
     path = None if output is None or str(output) == "-" else output
     chosen = format_of(path, file_format)
     if chosen == "parquet" and path is None and out.stdout_is_terminal:
@@ -211,7 +212,7 @@ def chart(
             show_default=False,
         ),
     ] = None,
-    timeframe: Timeframes = None,
+    timeframe: OneTimeframe = None,
     last: Last = None,
     count: Count = None,
     since: Since = None,
@@ -229,7 +230,7 @@ def chart(
     from chandlery.export import whole_file
 
     out = Output(quiet=quiet, verbose=verbose)
-    settings = settle(out, exchange=exchange, store=store)
+    settings = settle(out, reads_only=True, exchange=exchange, store=store)
     width, height = _text_size(out)
     if output is not None:
         charts.chart_suffix(output)

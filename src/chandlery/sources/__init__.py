@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from chandlery.sources.base import Source
 
 
+#: Where ccxt lists the ids of its exchanges.
+IDS_URL = "https://github.com/ccxt/ccxt/wiki/Exchange-Markets"
+
+
 def open_source(
     exchange_id: str,
     *,
@@ -43,12 +47,8 @@ def open_source(
     from chandlery.sources.ccxt_rest import CcxtRest
 
     if exchange_id not in exchange_ids():
-        near = difflib.get_close_matches(exchange_id.lower(), exchange_ids(), n=4, cutoff=0.5)
-        hint = (
-            ("did you mean " + ", ".join(near) + "?")
-            if near
-            else "ccxt's ids are meant, such as binance or kraken"
-        )
+        near = difflib.get_close_matches(exchange_id.lower(), exchange_ids(), n=4, cutoff=0.4)
+        hint = (f"did you mean {', '.join(near)}? " if near else "") + f"All ids: {IDS_URL}"
         raise UnknownExchange(f"ccxt knows no exchange {exchange_id!r}", hint=hint)
     return CcxtRest(
         exchange_id,
