@@ -21,14 +21,11 @@ from __future__ import annotations
 
 import contextlib
 import io
-import itertools
 import json
 import os
-import re
 import select
 import shutil
 import sys
-import textwrap
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from enum import IntEnum
@@ -40,6 +37,8 @@ from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
 from chandlery.cli.narrow import Cell, Mark, narrower
+from chandlery.cli.slips import value_error
+from chandlery.cli.wrap import wrapped
 from chandlery.errors import (
     DatabaseError,
     DataPipelineError,
@@ -225,7 +224,7 @@ class Output:
     def _talk(self, label: str, text: str, colour: str = "", *, whole: bool = False) -> None:
         lines = [visible(line) for line in redact(text).split("\n")]
         if self.stderr_is_terminal:
-            lines = _wrapped(label, lines, shutil.get_terminal_size().columns)
+            lines = wrapped(label, lines, shutil.get_terminal_size().columns)
         shown = "\n".join(lines)
         if colour and self.stderr_is_terminal and "NO_COLOR" not in os.environ:
             label, shown = (
@@ -267,24 +266,6 @@ def _without_start(message: str, about: str) -> str:
     for start in (about, series, series.partition(" ")[0]):
         message = message.removeprefix(f"{start}: ")
     return message.removeprefix(f"{series} ")
-
-
-def _wrapped(label: str, lines: Sequence[str], room: int) -> list[str]:
-    """Lines broken at words where they are longer than the terminal is wide; a command at the end stays in one line."""
-    found: list[str] = []
-    for number, line in enumerate(lines):
-        first = " " * len(label) if not number else ""
-        if len(first + line) <= room:
-            found.append(line)
-            continue
-        whole = re.sub(r"\bchandlery [a-z]+ .*$", lambda m: m[0].replace(" ", "\0"), line)
-        indent = line[: len(line) - len(line.lstrip())]
-        parts = textwrap.wrap(
-            whole.strip(), max(room, 20), initial_indent=first + indent, subsequent_indent=indent,
-            break_long_words=False, break_on_hyphens=False,
-        )  # fmt: skip
-        found += [part.replace("\0", " ")[len(first) if not n else 0 :] for n, part in enumerate(parts)]
-    return found
 
 
 def _without_secrets(document: Any, *, prose: bool = False) -> Any:
@@ -383,29 +364,6 @@ def _told(error: BaseException, args: Sequence[str]) -> int:
     return exit_code_of(error)
 
 
-#: What typer says of a value, and our mend; the first group is a bound.
-_VALUE_MENDS = (
-    (re.compile(r"greater than or equal to ([-\d.]+)"), "write {} or more"),
-    (re.compile(r"less than or equal to ([-\d.]+)"), "write {} or less"),
-    (re.compile(r"valid (?:integer|int)"), "write a whole number"),
-    (re.compile(r"valid (?:number|float)"), "write a number"),
-)
-
-
-def _value_error(error: Any, message: str, args: Sequence[str]) -> UsageError | None:
-    """A value that is none for its option, with what it was and what to write; None for other mistakes."""
-    names = list(getattr(getattr(error, "param", None), "opts", ()))
-    for pattern, mend in _VALUE_MENDS:
-        found = pattern.search(message)
-        if not found or not names:
-            continue
-        given = [after for name, after in itertools.pairwise(args) if name in names]
-        given += [arg.partition("=")[2] for arg in args if arg.partition("=")[0] in names and "=" in arg]
-        shown = f" {given[-1]!r}" if given else " that"
-        return UsageError(f"{names[-1]} cannot be{shown}", hint=mend.format(*found.groups()))
-    return None
-
-
 def _told_usage(error: Any, args: Sequence[str]) -> int:
     """A wrong option or argument; the bare command group shows its help instead."""
     out = Output()
@@ -416,7 +374,7 @@ def _told_usage(error: Any, args: Sequence[str]) -> int:
             print(message, file=sys.stderr)
         return Exit.USAGE
     path = context.command_path if context is not None else "chandlery"
-    told = _value_error(error, message, args)
+    told = value_error(error, message, args)
     out.error(told or UsageError(message, hint=f"{path} --help shows what there is"))
     return Exit.USAGE
 
