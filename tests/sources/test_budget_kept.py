@@ -42,7 +42,7 @@ def test_three_short_runs_in_one_minute_are_never_refused(tmp_path: Path) -> Non
     # The exchange's minute begins when it is started, so that all three runs lie in one.
     settings = ExchangeSettings(weight_limit=50, clock="2024-06-01T00:00Z")
     with LocalExchange(settings) as exchange:
-        env = {**os.environ, "EXCHANGE_URL": exchange.url, "CHANDLERY_MAX_WAIT": "1"}
+        env = {**os.environ, "EXCHANGE_URL": exchange.url, "CHANDLERY_MAX_WAIT": "1s"}
         command = [sys.executable, "-m", "chandlery", "markets", "BTC/*"]
         done = [
             subprocess.run(
