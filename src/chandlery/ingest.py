@@ -17,6 +17,7 @@ import numpy as np
 from chandlery.candle import SCHEMA, VALUES, CandlePage, SeriesId
 from chandlery.errors import DatabaseError, DataPipelineError
 from chandlery.stores.base import Entry, Page, Store, Written
+from chandlery.validate import open_times
 
 log = logging.getLogger("chandlery.ingest")
 
@@ -24,6 +25,8 @@ log = logging.getLogger("chandlery.ingest")
 AT_ONCE = 256
 #: Pages of one series after which its full partitions are sealed, so that staging stays small in a long run.
 SEAL_EVERY = 64
+
+_NAMES, _TYPES = SCHEMA.names(), SCHEMA.dtypes()
 
 
 class Door:
@@ -129,11 +132,11 @@ def _as_ours(error: Exception) -> Exception:
 def _guard(page: CandlePage) -> None:
     """Refuse a page that breaks the form of `CandlePage`: a fault of the source, which must not reach the store."""
     frame = page.candles
-    if frame.schema != SCHEMA:
+    if frame.columns != _NAMES or frame.dtypes != _TYPES:
         raise ValueError(f"a page of {page.series} has the columns {dict(frame.schema)}, not {dict(SCHEMA)}")
     if frame.height == 0:
         return
-    opens = frame["time"].to_physical().to_numpy()
+    opens = open_times(frame)
     if frame.height > 1 and not (opens[1:] > opens[:-1]).all():
         raise ValueError(f"a page of {page.series} is not in strictly ascending order of time")
     if opens[0] < page.answered.since or opens[-1] >= page.answered.until:

@@ -29,7 +29,7 @@ from chandlery.sources.asking import (
     place_of,
 )
 from chandlery.sources.edges import Beginning, Edges
-from chandlery.sources.holes import Holes, Usual, holes_in
+from chandlery.sources.holes import LOOKS_LARGE, Holes, Usual, holes_in
 from chandlery.sources.retry import backoff
 from chandlery.timeframe import DAY
 from chandlery.timerange import TimeRange
@@ -234,8 +234,8 @@ class Walk:
                 looks -= 1
             if holes and looks and not same:
                 await patience.failed(BadAnswer(f"{self.series}: answers disagree on what is absent"))
-            elif holes and looks:
-                await self._pause(LOOKS_ACROSS)
+            elif holes and looks == LOOKS_LARGE - 1:
+                await self._pause(1)  # once: what goes wrong for a moment should not be all that is looked at
         self.usual.believed(holes, confirmed=looked)
         return rows
 
