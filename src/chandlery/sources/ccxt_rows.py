@@ -113,8 +113,8 @@ def binance_rows(raw: Sequence[object], parse_row: ParseRow) -> pl.DataFrame:
             if not "".join(flat).encode().translate(None, b"0123456789."):  # plain decimals, and nothing else
                 values = pl.Series(flat, dtype=pl.String).cast(pl.Float64).to_numpy()
                 return _frame(np.array(times, dtype=np.int64), values.reshape(5, -1))
-    except (TypeError, ValueError, OverflowError, pl.exceptions.PolarsError):  # a null, a short row: the general way says which
-        pass
+    except (TypeError, ValueError, OverflowError, pl.exceptions.PolarsError):
+        pass  # a null, a short row: the general way says which
     return rows_to_frame(raw, parse_row)
 
 
