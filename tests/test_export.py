@@ -266,6 +266,17 @@ def test_reading_in_pieces_changes_nothing(fmt: str, monkeypatch: pytest.MonkeyP
         assert pieces == whole
 
 
+@pytest.mark.parametrize("timeframe", ["1m", "15m", "1h", "1d", "1w", "1M", "3M", "1y"])
+def test_every_timeframe_is_exported(timeframe: str) -> None:
+    """Fixed timeframes, weeks, months and years come out whole."""
+    series = SeriesId("binance", "BTC/USDT", timeframe)
+    store = MemoryStore()
+    keep(store, series, dict.fromkeys(range(30), (1.0, 2.0, 0.5, 1.5, 9.0)))
+    lines = exported(store, [series]).decode().splitlines()
+    opens = [series.frame.add(START, n) for n in range(30)]
+    assert [int(line.split(",")[0]) for line in lines[1:]] == opens
+
+
 def test_the_digest_is_that_of_the_csv() -> None:
     """`digest` is what sha256sum says of the csv export, of the series named or of all in the store's order."""
     store = plain_store(ETH, BTC)

@@ -273,7 +273,23 @@ def _state(ledger: Ledger, slot: int, rows: set[int], refused: set[int]) -> Stat
     for state in FACTS:
         if any(opened in fact.range for fact in ledger.facts if fact.state is state):
             return state
+    if any(f.range.since > opened for f in ledger.facts if f.state is State.BEFORE_LISTING):
+        early = min(f.range.since for f in ledger.facts if f.state is State.BEFORE_LISTING)
+        if opened < early:
+            return State.BEFORE_LISTING
     return State.MISSING if opened + HOUR <= ledger.clock - ledger.settle else State.PENDING
+
+
+def test_there_is_nothing_before_a_known_listing_however_far_back() -> None:
+    """Slots before the first candle are before the listing even where nobody asked for them."""
+    listed = Fact(TimeRange(9 * HOUR, 10 * HOUR), State.BEFORE_LISTING, "the first candle opens at ten")
+    ledger = Ledger(
+        FRAME, asked=RangeSet.of(9 * HOUR, 12 * HOUR), answered=(), facts=(listed,), clock=100 * HOUR
+    )
+    found = account(ledger, np.array([10 * HOUR, 11 * HOUR], dtype=np.int64), RangeSet.of(0, 12 * HOUR))
+    assert found.counts[State.BEFORE_LISTING] == 10
+    assert found.counts[State.MISSING] == 0
+    assert [(gap.since, gap.until, gap.reason) for gap in found.gaps] == [(0, 10 * HOUR, listed.reason)]
 
 
 def test_what_was_never_asked_for_is_told_apart_from_what_was_not_answered() -> None:

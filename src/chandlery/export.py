@@ -24,8 +24,10 @@ import polars as pl
 
 from chandlery.candle import SCHEMA, VALUES, SeriesId, no_candles
 from chandlery.errors import DatabaseError, DataPipelineError, StoreFull, UsageError
+from chandlery.ledger import Ledger, aligned
 from chandlery.redact import visible
-from chandlery.timerange import RangeSet, TimeRange
+from chandlery.stores.base import pieces
+from chandlery.timerange import RangeSet
 
 if TYPE_CHECKING:
     from chandlery.stores.base import Store
@@ -165,29 +167,29 @@ class _Frames:
         self.fmt = fmt
         self.names = _names_for(series)
         self.rows = 0
-        self.parts = [
-            (s, store.ledger(s).answered_ranges & RangeSet([store.span(s, since, until)])) for s in series
-        ]
+        self.parts = [(s, _kept(store.ledger(s)) & RangeSet([store.span(s, since, until)])) for s in series]
         self.schema = self._shaped(SeriesId("", "", "1m"), no_candles()).schema
 
     def __iter__(self) -> Iterator[pl.DataFrame]:
-        for series, answered in self.parts:
+        for series, kept in self.parts:
             frame = series.frame
-            for whole in answered:
-                since = whole.since
-                while since < whole.until:
-                    until = min(whole.until, frame.add(frame.floor(since), SLOTS_AT_ONCE))
-                    candles = self.store.candles(series, TimeRange(since, until))
+            for whole in kept:
+                for piece in pieces(frame, aligned(frame, whole), SLOTS_AT_ONCE):
+                    candles = self.store.candles(series, piece)
                     self.rows += candles.height
                     if candles.height:
                         yield self._shaped(series, candles)
-                    since = until
 
     def _shaped(self, series: SeriesId, candles: pl.DataFrame) -> pl.DataFrame:
         labels = [_label(series, name, self.fmt) for name in self.names]
         if self.fmt == "parquet":
             return candles.select(*labels, *SCHEMA.names())
         return candles.select(*labels, pl.col("time").dt.epoch("ms").alias("timestamp"), *VALUES)
+
+
+def _kept(ledger: Ledger) -> RangeSet:
+    """Where candles may lie: what is being asked again may hold some too."""
+    return ledger.answered_ranges | ledger.asked
 
 
 def _names_for(series: Sequence[SeriesId]) -> tuple[str, ...]:

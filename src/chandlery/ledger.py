@@ -243,13 +243,17 @@ def _one(frame: Timeframe, last: Answered, answer: Answered) -> bool:
 def regions(ledger: Ledger, wanted: RangeSet) -> list[tuple[State, RangeSet]]:
     """`wanted` cut into disjoint regions, each with the state of its slots that hold no row. The order is by strength.
 
-    What was answered is absent whatever else is said of it; a fact is stronger than pending or missing.
+    What was answered is absent whatever else is said of it; a fact is stronger than pending or missing. Before a known
+    listing there is nothing, however far back.
     """
     settled = settled_until(ledger.timeframe, ledger.clock, ledger.settle)
     left = wanted
     cut: list[tuple[State, RangeSet]] = []
     claims: list[tuple[State, RangeSet]] = [(State.ABSENT, ledger.answered_ranges)]
     claims += [(state, ledger.fact_ranges(state)) for state in FACTS]
+    early = ledger.fact_ranges(State.BEFORE_LISTING)
+    if wanted and early and early.since > wanted.since:
+        claims.append((State.BEFORE_LISTING, RangeSet.of(wanted.since, early.since)))
     if wanted:
         claims.append((State.PENDING, RangeSet.of(settled, max(settled, wanted.until))))
     for state, ranges in claims:
@@ -348,6 +352,8 @@ def _reason(ledger: Ledger, state: State, part: TimeRange) -> str:
         for fact in ledger.facts:
             if fact.state is state and fact.range.intersect(part):
                 return fact.reason
+        # Only before the listing are there slots of a state that no fact names (see `regions`).
+        return min((f for f in ledger.facts if f.state is state), key=lambda f: f.range).reason
     return {
         State.ABSENT: "the exchange has no candle",
         State.PENDING: "not settled when last asked",

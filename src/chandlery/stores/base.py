@@ -346,10 +346,10 @@ class Store(ABC):
         self.close()
 
 
-def pieces(frame: Timeframe, span: TimeRange) -> Iterator[TimeRange]:
-    """`span` (aligned) in pieces of at most SLOTS_AT_ONCE slots, so that memory does not grow with a history."""
+def pieces(frame: Timeframe, span: TimeRange, slots: int = SLOTS_AT_ONCE) -> Iterator[TimeRange]:
+    """`span` (aligned) in pieces of at most so many slots, so that memory does not grow with a history."""
     since = span.since
     while since < span.until:
-        until = frame.add(since, min(SLOTS_AT_ONCE, frame.count(since, span.until)))
+        until = frame.add(since, min(slots, frame.count(since, span.until)))
         yield TimeRange(since, until)
         since = until
