@@ -267,7 +267,8 @@ def _tell(out: Output, verdicts: Sequence[SeriesVerdict], gaps: int | None, *, a
     tell_errors(out, [(str(v.series), v.error) for v in verdicts if v.error is not None])
     for verdict in verdicts:
         for problem in verdict.problems:
-            out.warn(f"{verdict.series}: {problem.message}", hint=problem.hint)
+            named = problem.message.startswith(str(verdict.series))
+            out.warn(problem.message if named else f"{verdict.series}: {problem.message}", hint=problem.hint)
     if as_json:
         listed = GAPS_LISTED if gaps is None else gaps
         out.json({"ok": all(v.ok for v in verdicts), "series": [v.as_json(listed) for v in verdicts]})
