@@ -122,5 +122,15 @@ def check(report: RunReport, folder: Path, truth: pl.DataFrame, expected: str, n
     not_there = one.counts[State.MISSING] + one.counts[State.QUARANTINED] + one.counts[State.ABSENT]
     assert stored.height + not_there == slots, note
     assert one.counts[State.MISSING] >= truth.height - stored.height - one.counts[State.QUARANTINED], note
+    with open_store(folder, create=False) as store:
+        gaps = store.account(SERIES).gaps
+    claimed = [gap for gap in gaps if gap.state is State.ABSENT]
+    opens = truth["time"].dt.epoch("ms")
+    for gap in claimed:
+        hidden = opens.is_between(gap.since, gap.until, closed="left").any()
+        assert not hidden, f"{note}: a candle that the exchange has is called absent"
+    # What is neither stored nor refused nor rightly absent is missing: the count is exact.
+    counted = sum(gap.candles for gap in claimed) + one.counts[State.QUARANTINED]
+    assert one.counts[State.MISSING] == slots - stored.height - counted, note
     absent = slots - truth.height
     assert one.counts[State.ABSENT] <= absent, f"{note}: candles that the exchange has are called absent"
