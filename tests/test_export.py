@@ -277,6 +277,14 @@ def test_every_timeframe_is_exported(timeframe: str) -> None:
     assert [int(line.split(",")[0]) for line in lines[1:]] == opens
 
 
+def test_more_than_there_ever_was_is_all_there_is() -> None:
+    """The newest 100,000 months of a store are those that it has."""
+    series = SeriesId("binance", "BTC/USDT", "1M")
+    store = MemoryStore()
+    keep(store, series, dict.fromkeys(range(30), (1.0, 2.0, 0.5, 1.5, 9.0)))
+    assert store.newest(series, 100_000).height == 30
+
+
 def test_the_digest_is_that_of_the_csv() -> None:
     """`digest` is what sha256sum says of the csv export, of the series named or of all in the store's order."""
     store = plain_store(ETH, BTC)

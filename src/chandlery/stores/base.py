@@ -303,7 +303,8 @@ class Store(ABC):
         import polars as pl
 
         frame = series.frame
-        where = self.ledger(series).answered_ranges
+        ledger = self.ledger(series)
+        where = ledger.answered_ranges | ledger.asked  # what is being asked again may hold candles too
         if span is not None:
             where &= RangeSet([span])
         found = [no_candles()]
@@ -311,7 +312,8 @@ class Store(ABC):
         for part in reversed(where.ranges):
             until = part.until
             while until > part.since and count > 0:
-                since = max(part.since, frame.add(frame.floor(until - 1), 1 - step))
+                back = min(step, frame.count(part.since, until)) or 1
+                since = max(part.since, frame.add(frame.floor(until - 1), 1 - back))
                 found.append(self.candles(series, TimeRange(since, until)).tail(count))
                 count -= found[-1].height
                 until, step = since, step * 4
