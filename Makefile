@@ -16,7 +16,7 @@ COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gene
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup setup-run setup-dev demo test check prove format docs lock wheel bench clean
+.PHONY: help setup setup-run setup-dev demo test influxd check prove format docs lock wheel bench clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  make \1#\2/p' Makefile | awk -F'#' '{ printf "%-14s %s\n", $$1, $$2 }'
@@ -34,6 +34,9 @@ demo: setup-run ## fetch from the local exchange, verify, show, chart; no networ
 
 test: setup-dev ## run all tests (ARGS="-k timeframe" for some)
 	@$(PYTEST) $(ARGS)
+
+influxd: ## get the InfluxDB server that the tests use: found, or built once (docs/influxdb-server.md)
+	@tools/influxd/install
 
 check: setup-dev ## format, lint, types, layers, docs: everything but the tests
 	$(BIN)/ruff format --check

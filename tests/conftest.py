@@ -10,10 +10,12 @@ from types import MappingProxyType
 
 import pytest
 
+from .influx import fixtures as influx_fixtures
+
 # Settings of whoever runs the tests, which no test may see.
 CLEARED_PREFIXES = ("CHANDLERY_", "EXCHANGE_", "INFLUXDB_", "XDG_")
 # How the tests are run, which every worker and every test may see.
-RUN_VARIABLES = ("CHANDLERY_PROVE", "CHANDLERY_RECORDED", "CHANDLERY_SEED")
+RUN_VARIABLES = ("CHANDLERY_PROVE", "CHANDLERY_RECORDED", "CHANDLERY_REQUIRE_INFLUXD", "CHANDLERY_SEED")
 
 ORIGINAL_ENVIRONMENT: Mapping[str, str] = MappingProxyType(dict(os.environ))
 
@@ -29,6 +31,7 @@ def pytest_configure(config: pytest.Config) -> None:
         config.option.randomly_seed = int(os.environ["CHANDLERY_SEED"])
     if os.environ.get("CHANDLERY_PROVE", "") not in ("", "full"):
         raise pytest.UsageError(f"CHANDLERY_PROVE is 'full' or unset, not {os.environ['CHANDLERY_PROVE']!r}")
+    config.pluginmanager.register(influx_fixtures, "chandlery-influxd")  # its pytest_configure runs at once
     for name in set(os.environ) - set(RUN_VARIABLES):
         if name.startswith(CLEARED_PREFIXES):
             del os.environ[name]
