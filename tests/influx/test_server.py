@@ -283,6 +283,18 @@ def test_a_build_that_fails_shows_why(tmp_path: Path, toolchain: dict[str, str])
     assert list((tmp_path / "cache").iterdir()) == []
 
 
+def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path, toolchain: dict[str, str]) -> None:
+    """A cache folder that cannot be made, or none at all, is named with a hint."""
+    (tmp_path / "file").touch()
+
+    blocked = install(tmp_path, **toolchain, CHANDLERY_CACHE=str(tmp_path / "file" / "cache"))
+    assert (blocked.returncode, blocked.stdout) == (2, "")
+    assert f"cannot make the folder {tmp_path}/file/cache" in blocked.stderr
+    nowhere = install(tmp_path, "--find", CHANDLERY_CACHE="", HOME="")
+    assert nowhere.returncode == 2
+    assert "hint: set CHANDLERY_CACHE" in nowhere.stderr
+
+
 # ---- where there is none -------------------------------------------------------------------------------------------
 
 TWO_TESTS = ("test_each_test_has_a_bucket_of_its_own", "test_a_missing_toolchain_is_named")
