@@ -141,22 +141,16 @@ class InfluxServer:
 
     def start(self) -> None:
         """Start it, on the port and the data it had, and wait until it answers; raises NoServer with its log's end."""
-        if self.is_running:
+        if self.process and self.process.poll() is None:
             raise NoServer("it runs already")
-        command = [
-            self.program,
-            "run",
-            "--http-bind-address",
-            f"127.0.0.1:{self.port}",
-            "--reporting-disabled",
-        ]
-        command += [
-            "--bolt-path",
-            self.folder / "influxd.bolt",
-            "--sqlite-path",
-            self.folder / "influxd.sqlite",
-        ]
-        command += ["--engine-path", self.engine, *self.arguments]
+        options = {
+            "http-bind-address": f"127.0.0.1:{self.port}",
+            "bolt-path": self.folder / "influxd.bolt",
+            "sqlite-path": self.folder / "influxd.sqlite",
+            "engine-path": self.engine,
+        }
+        ours = [f"--{name}={value}" for name, value in options.items()]
+        command = [self.program, "run", "--reporting-disabled", *ours, *self.arguments]
         kept = {name: value for name, value in os.environ.items() if not name.startswith("INFLUX")}
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
