@@ -150,7 +150,7 @@ class InfluxServer:
             "engine-path": self.engine,
         }
         ours = [f"--{name}={value}" for name, value in options.items()]
-        command = [self.program, "run", "--reporting-disabled", *ours, *self.arguments]
+        command = [str(self.program), "run", "--reporting-disabled", *ours, *self.arguments]
         kept = {name: value for name, value in os.environ.items() if not name.startswith("INFLUX")}
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
