@@ -50,6 +50,7 @@ def failure(findings: list[Finding]) -> Finding:
 
 
 def now_ms() -> int:
+    """This machine's clock, which is the server's too."""
     return time.time_ns() // 1_000_000
 
 
@@ -77,7 +78,7 @@ def test_a_read_only_token_passes_without_writing(bucket: Bucket) -> None:
 
 def test_a_bucket_named_with_a_slash_passes(influxd: InfluxServer) -> None:
     """A bucket whose name holds a slash, which the server splits into database and policy, passes as any other."""
-    place = InfluxPlace(influxd.url, influxd.org, influxd.new_bucket('mar"ket/a ${b}\\'), influxd.token)
+    place = InfluxPlace(influxd.url, influxd.org, influxd.new_bucket("market's/a ${b}\\"), influxd.token)
     assert [f.name for f in check_place(place) if f.ok] == ALL
     assert [f.name for f in check_place(place, write=False) if f.ok] == READING
 
