@@ -27,6 +27,7 @@ from chandlery.testing.store_scenes import (
     candles,
     hours,
     page,
+    picture,
 )
 from chandlery.timeframe import HOUR
 
@@ -176,3 +177,29 @@ def test_trash_of_a_series_that_came_back(store: EmbeddedStore) -> None:
     assert being_sealed.exists()
     assert store.seal(SERIES, everything=True) == 1
     assert bits(store.candles(SERIES)) == bits(candles(list(range(5))))
+
+
+def test_a_store_of_version_2_is_read_and_brought_up(tmp_path: Path) -> None:
+    """Without identity and marks it is read as it is; the first writer adds both and everything else stays."""
+    with open_store(tmp_path / "old") as store:
+        store.write([ask(0, 20), page(0, 15), page(3, 6, seed=1)])
+        store.seal(everything=True)
+        store.write([page(15, 20)])
+        before = picture(store)
+    catalogue = tmp_path / "old" / "catalogue.sqlite"
+    database = apsw.Connection(str(catalogue))
+    for statement in ("DROP TABLE about", "DROP TABLE marks", "PRAGMA user_version = 2"):
+        database.execute(statement)
+    database.close()
+
+    with open_store(tmp_path / "old", create=False) as store:
+        assert (picture(store), store.mark("any")) == (before, 0)
+        assert apsw.Connection(str(catalogue)).execute("PRAGMA user_version").get == 2
+        name = store.identity
+        assert picture(store) == before
+        store.set_mark("any", 9)
+    with open_store(tmp_path / "old", create=False) as store:
+        assert (picture(store), store.identity, store.mark("any")) == (before, name, 9)
+        assert store.write([page(20, 25)])[0].new == 5
+    assert len(name) == 32
+    assert apsw.Connection(str(catalogue)).execute("PRAGMA user_version").get == 3

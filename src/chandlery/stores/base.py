@@ -160,6 +160,25 @@ class Store(ABC):
     def url(self) -> str:
         """Where it is, complete and without secrets."""
 
+    @property
+    @abstractmethod
+    def identity(self) -> str:
+        """A random name that the store got when it was made and keeps for good; makes the store if there is none yet.
+
+        A copy of a store's files has the same: it tells journals apart, not places.
+        """
+
+    @abstractmethod
+    def mark(self, name: str) -> int:
+        """The number set under that name, 0 if none was."""
+
+    @abstractmethod
+    def set_mark(self, name: str, value: int) -> None:
+        """Remember a number under a name, kept as safely as candles are. No news for the journal.
+
+        Mirrors keep in it how far they have followed which store.
+        """
+
     # -- write side: called by ingest only, under the series' lock --------------------------------------------------
 
     @abstractmethod

@@ -28,7 +28,7 @@ from chandlery.stores.base import (
     Store,
     Written,
 )
-from chandlery.stores.embedded_catalog import LOCKS, Catalogue, inspect_folder
+from chandlery.stores.embedded_catalog import LOCKS, Catalogue, has_marks, inspect_folder
 from chandlery.stores.embedded_read import (
     Decoded,
     check_series,
@@ -93,6 +93,30 @@ class EmbeddedStore(Store):
     def folder(self) -> Path:
         """The folder, absolute."""
         return self._catalogue.folder
+
+    @property
+    def identity(self) -> str:
+        """32 hexadecimal digits, made with the catalogue, which is made here if there is none yet."""
+        query = "SELECT value FROM about WHERE name = 'identity'"
+        if self._catalogue.exists():
+            with self._catalogue.reading() as db:
+                if has_marks(db):
+                    return str(db.execute(query).get)
+        with self._turn:
+            return str(self._catalogue.writer().execute(query).get)
+
+    def mark(self, name: str) -> int:
+        """The number set under that name."""
+        if not self._catalogue.exists():
+            return 0
+        with self._catalogue.reading() as db:
+            found = has_marks(db) and db.execute("SELECT value FROM marks WHERE name = ?", (name,)).get
+        return int(found or 0)
+
+    def set_mark(self, name: str, value: int) -> None:
+        """Remember a number under that name."""
+        with self._turn, self._catalogue.transaction() as db:
+            db.execute("INSERT OR REPLACE INTO marks (name, value) VALUES (?, ?)", (name, value))
 
     # -- write side -------------------------------------------------------------------------------------------------
 

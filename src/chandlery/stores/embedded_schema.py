@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
-SCHEMA_VERSION = 2  # 1 was of no release: facts had no time
+SCHEMA_VERSION = 3  # 1 was of no release: facts had no time; 2 had neither identity nor marks
+#: The oldest version that is read as it is; the first writer brings it up to SCHEMA_VERSION.
+OLDEST_VERSION = 2
 
-SCHEMA = """
+_SINCE_3 = """CREATE TABLE about (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+INSERT INTO about VALUES ('identity', lower(hex(randomblob(16))));
+CREATE TABLE marks (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
+"""
+
+#: What each older version lacks.
+MIGRATIONS = {2: _SINCE_3}
+
+SCHEMA = (
+    """
 CREATE TABLE series (
     id INTEGER PRIMARY KEY, exchange TEXT NOT NULL, symbol TEXT NOT NULL, timeframe TEXT NOT NULL, kind TEXT NOT NULL,
     path TEXT NOT NULL UNIQUE COLLATE NOCASE, length INTEGER NOT NULL, kept INTEGER NOT NULL, version INTEGER NOT NULL,
@@ -44,3 +55,5 @@ CREATE TABLE staged (
 CREATE INDEX staged_part ON staged (series, part);
 CREATE TABLE trash (path TEXT PRIMARY KEY) WITHOUT ROWID;
 """
+    + _SINCE_3
+)

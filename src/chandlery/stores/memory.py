@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -62,11 +63,28 @@ class MemoryStore(Store):
         self._writing = threading.RLock()
         self._locks: dict[SeriesId, threading.Lock] = {}
         self._closed = False
+        self._identity = uuid.uuid4().hex
+        self._marks: dict[str, int] = {}
 
     @property
     def url(self) -> str:
         """Always "memory:"."""
         return "memory:"
+
+    @property
+    def identity(self) -> str:
+        """Made with the object."""
+        return self._identity
+
+    def mark(self, name: str) -> int:
+        """The number set under that name."""
+        self._open_kept()
+        return self._marks.get(name, 0)
+
+    def set_mark(self, name: str, value: int) -> None:
+        """Remember a number under that name."""
+        self._open_kept()
+        self._marks[name] = value
 
     def write(self, entries: Sequence[Entry]) -> list[Written]:
         """Take entries in, all or none."""

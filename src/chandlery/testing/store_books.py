@@ -244,3 +244,44 @@ class BooksContract(StoreMaker):
             assert store.quarantine(SERIES) == []
             assert store.ledger(SERIES).asked == RangeSet()
             store.close()
+
+    # -- identity and marks -------------------------------------------------------------------------------------------
+
+    def test_identity_is_kept_and_no_other_store_has_it(self, tmp_path: Path) -> None:
+        """A store names itself the same after it was opened anew; another store has another name."""
+        with self.make_store(tmp_path / "one") as store, self.make_store(tmp_path / "two") as other:
+            mine = store.identity
+            assert mine
+            assert mine != other.identity
+            store.write([page(0, 3)])
+            store = self.reopen(store)
+            assert store.identity == mine
+            store.close()
+
+    def test_marks_are_kept_by_name_and_are_no_news(self, tmp_path: Path) -> None:
+        """A mark is 0 until it is set, the last number counts, names are apart, and the journal hears of none."""
+        with self.make_store(tmp_path) as store:
+            assert store.mark('a b:c/ü=,"') == 0
+            store.write([page(0, 3)])
+            store.set_mark('a b:c/ü=,"', 7)
+            store.set_mark("other", 1 << 40)
+            store.set_mark('a b:c/ü=,"', 5)
+            store.remove(SERIES)
+            store = self.reopen(store)
+            assert (store.mark('a b:c/ü=,"'), store.mark("other"), store.mark("none")) == (5, 1 << 40, 0)
+            assert [e.kind for e in store.journal()] == ["rows", "remove"]
+            assert store.series() == []
+            store.close()
+
+    def test_refused_rows_come_without_an_answer(self, tmp_path: Path) -> None:
+        """A page that answers nothing may bring refused rows; nothing else changes."""
+        bad = Rejected(START + 3 * HOUR, "raw", "why")
+        with self.make_store(tmp_path) as store:
+            store.write([ask(0, 6), page(0, 2)])
+            assert store.write([page(3, 3, rejected=(bad,))])[0].quarantined == 1
+            assert store.write([page(3, 3, rejected=(bad,))])[0] == Written(None)
+            store = self.reopen(store)
+            assert store.ledger(SERIES).answered_ranges == RangeSet([hours(0, 2)])
+            assert [(q.row, q.resolved) for q in store.quarantine(SERIES)] == [(bad, False)]
+            assert (store.series()[0].candles, store.series()[0].missing) == (2, 3)
+            store.close()
