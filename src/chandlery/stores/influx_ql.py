@@ -1,0 +1,140 @@
+"""Questions in InfluxQL, to the right bucket or to none.
+
+`/query` knows no buckets, only a database and a retention policy, which the server looks up in the organisation that the
+token was made in. Each bucket has a mapping of its name by itself (`trading` is database `trading`, policy `autogen`;
+`a/b` is database `a`, policy `b`); one that somebody made goes before it, and may lead to another bucket. So the way is
+proven before it is used: over all organisations that the token can see, the database and policy lead to one bucket, ours.
+A token that may read the bucket may see all of this.
+
+Source: InfluxDB 2.9.1, `dbrp/service.go`, `v1/coordinator/shard_mapper.go`, `influxql/query/executor.go`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlencode
+
+from chandlery.errors import DatabaseError, StoreUnreadable
+from chandlery.stores.influx_http import InfluxHttp, failed
+from chandlery.stores.influx_rows import Block, QueryFailed, Rows, blocks_of_msgpack, rows_of_json
+
+#: Seconds that a proven way is taken to be the way still.
+PROVEN_FOR = 5.0
+_PAGE = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """The database and the retention policy that lead to the bucket."""
+
+    database: str
+    policy: str
+
+
+class InfluxQl:
+    """Asks InfluxQL questions about the bucket of `http.place`."""
+
+    def __init__(self, http: InfluxHttp) -> None:
+        self._http = http
+        self._way: Way | None = None
+        self._proven_until = 0.0
+
+    async def rows(self, statements: Sequence[str]) -> list[list[Rows]]:
+        """The series that answer each statement, complete; times in epoch ns.
+
+        Raises StoreUnreadable where the bucket cannot be read, DatabaseError for anything else that is no answer.
+        """
+        try:
+            return rows_of_json(await self._ask("; ".join(statements), "application/json"), len(statements))
+        except QueryFailed as error:
+            raise self._refused(str(error)) from None
+
+    async def blocks(self, statement: str, fields: int) -> list[Block]:
+        """As `rows` for one statement of `fields` floats, much faster; raises OddRows where some are not there."""
+        try:
+            return blocks_of_msgpack(await self._ask(statement, "application/x-msgpack"), fields)
+        except QueryFailed as error:
+            raise self._refused(str(error)) from None
+
+    async def _ask(self, query: str, form: str) -> bytes:
+        way = await self.way()
+        asked = {
+            "q": query,
+            "db": way.database,
+            "rp": way.policy,
+            "epoch": "ns",
+            "chunked": "true",
+        }
+        headers = {"Accept": form, "Content-Type": "application/x-www-form-urlencoded"}
+        answer = await self._http.ask("POST", "/query", body=urlencode(asked).encode(), headers=headers)
+        if answer.status != 200:
+            raise failed(self._http.place, answer)
+        return answer.body
+
+    def _refused(self, said: str) -> DatabaseError:
+        self._proven_until = 0.0
+        place = self._http.place
+        if "database not found" in said or "retention policy" in said:
+            return StoreUnreadable(
+                f"InfluxDB at {place.server} does not find the bucket {place.bucket!r} for InfluxQL: {said}",
+                hint=f"the token must be one of the organisation {place.org!r}, with the right to read that bucket",
+            )
+        return DatabaseError(f"InfluxDB at {place.server} could not answer: {said}", hint="its log says more")
+
+    async def way(self) -> Way:
+        """The proven way to the bucket; raises StoreUnreadable where there is none, with the mend."""
+        if self._way is None or time.monotonic() > self._proven_until:
+            self._way = await self._prove()
+            self._proven_until = time.monotonic() + PROVEN_FOR
+        return self._way
+
+    async def _prove(self) -> Way:
+        place = self._http.place
+        named = await self._get("/api/v2/buckets", org=place.org, name=place.bucket)
+        ours = next((found for found in named["buckets"] if found["name"] == place.bucket), None)
+        if ours is None:
+            raise StoreUnreadable(
+                f"InfluxDB at {place.server}: there is no bucket {place.bucket!r} in {place.org!r} that the token may read",
+                hint="check INFLUXDB_BUCKET, and the rights of INFLUXDB_TOKEN; `chandlery influx setup` makes both",
+            )
+        others = await self._organisations() - {ours["orgID"]}
+        leading = await self._get("/api/v2/dbrps", orgID=ours["orgID"], bucketID=ours["id"])
+        for mapping in sorted(leading["content"], key=lambda found: not found.get("virtual", False)):
+            way = Way(mapping["database"], mapping["retention_policy"])
+            if await self._buckets(way, ours["orgID"]) != [ours["id"]]:
+                continue
+            if not any([await self._buckets(way, other) for other in others]):
+                return way
+        raise StoreUnreadable(
+            f"InfluxDB at {place.server}: a database mapping named {place.bucket!r} leads to another bucket"
+            if not others
+            else f"InfluxDB at {place.server}: the token sees buckets named {place.bucket!r} in several organisations",
+            hint="delete the mapping (`influx v1 dbrp list`, `influx v1 dbrp delete`)"
+            if not others
+            else f"give a token that may read only the bucket {place.bucket!r} of {place.org!r}; `chandlery influx setup` makes one",
+        )
+
+    async def _buckets(self, way: Way, organisation: str) -> list[str]:
+        """The ids of the buckets that a way leads to, exactly as a query finds them."""
+        found = await self._get("/api/v2/dbrps", orgID=organisation, db=way.database, rp=way.policy)
+        return [str(mapping["bucketID"]) for mapping in found["content"]]
+
+    async def _organisations(self) -> set[str]:
+        """The organisations of all buckets that the token may read."""
+        found: set[str] = set()
+        after: dict[str, str] = {}
+        while True:
+            page = (await self._get("/api/v2/buckets", limit=str(_PAGE), **after))["buckets"]
+            found |= {str(bucket["orgID"]) for bucket in page}
+            if len(page) < _PAGE:
+                return found
+            after = {"after": str(page[-1]["id"])}
+
+    async def _get(self, path: str, **params: str) -> Any:
+        answer = await self._http.ask("GET", path, params=params)
+        if answer.status != 200:
+            raise failed(self._http.place, answer)
+        return answer.json()
