@@ -178,7 +178,7 @@ def test_a_database_mapped_elsewhere_is_found(bucket: Bucket) -> None:
     for token in (server.token, own):
         for write in (True, False):
             found = failure(check_bucket(bucket, token=token, write=write))
-            assert (found.name, "DBRP" in found.hint) == ("database", True)
+            assert (found.name, "dbrp list" in found.hint) == ("database", True)
 
 
 def test_a_second_policy_of_the_database_does_no_harm(bucket: Bucket) -> None:

@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from chandlery.stores.influx_place import InfluxPlace
-
 #: Seconds, by what people call them; the longest that fits comes first.
 _LENGTHS = ((604_800, "week"), (86_400, "day"), (3_600, "hour"), (60, "minute"), (1, "second"))
 
@@ -33,16 +31,6 @@ class Bucket:
             retention=int(rules[0].get("everySeconds", 0)),
             shard=int(rules[0].get("shardGroupDurationSeconds", 0)),
         )
-
-
-def database_of(place: InfluxPlace) -> tuple[str, str]:
-    """Database and retention policy that InfluxQL knows the bucket by, while nobody has mapped them to another.
-
-    The server splits a bucket's name at its slash; the policy should always be asked for by name, because another
-    mapping of the same database may be the default one.
-    """
-    database, slash, policy = place.bucket.partition("/")
-    return (database, policy) if slash else (place.bucket, "autogen")
 
 
 def said_length(seconds: int) -> str:

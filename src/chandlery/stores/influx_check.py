@@ -2,13 +2,12 @@
 
 Every check asks the server itself, with the token that the store uses: a token for this one bucket is enough. Measured
 on InfluxDB 2.9: such a token sees its bucket in /api/v2/buckets; a bucket that it may not read is an empty list there,
-one that does not exist is 404. InfluxQL asks in the organisation of the token, whatever the request names.
+one that does not exist is 404.
 """
 
 from __future__ import annotations
 
 import asyncio
-import csv
 import json
 import secrets
 import socket
@@ -21,7 +20,9 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from chandlery.errors import DatabaseError, StoreUnreadable
-from chandlery.stores.influx_admin import Bucket, database_of, said_length
+from chandlery.stores.influx_admin import Bucket, said_length
+from chandlery.stores.influx_ql import InfluxQl
+from chandlery.stores.influx_query import flux_string
 from chandlery.when import iso
 
 if TYPE_CHECKING:
@@ -69,19 +70,19 @@ async def preflight(http: InfluxHttp, *, write: bool, since: int | None = None) 
     ms) is the earliest candle that is to be kept. What cannot be asked because an earlier check failed is not in the
     list; so the last finding says what is wrong, or all are fine. Raises nothing that a server can bring about.
     """
+    ql = InfluxQl(http)
     found: list[Finding] = []
     try:
         found.append(await _server(http))
         bucket, now = await _bucket(http, found)
         found.append(await _reads(http))
-        stamp = 0
         if write:
             nonce = secrets.token_hex(8)
             stamp = now * 1_000_000 + secrets.randbelow(1_000_000_000)
             found.append(await _writes(http, stamp, nonce))
-            found.append(await _canary_is_here(http, stamp, nonce))
+            found.append(await _database(ql, stamp, nonce))
         else:
-            found.append(await _database_is_here(http, bucket))
+            found.append(await _database(ql))
     except _Failed as failed:
         return [
             *found,
@@ -91,9 +92,9 @@ async def preflight(http: InfluxHttp, *, write: bool, since: int | None = None) 
         return [*found, Finding(_next(found, write=write), ok=False, message=error.message, hint=error.hint)]
     found.append(_retention(bucket, since, now))
     try:
-        found.append(await _fields(http))
-    except (_Failed, DatabaseError) as failed:
-        found.append(Finding("fields", ok=False, message=failed.message, hint=failed.hint))
+        found.append(await _fields(ql))
+    except DatabaseError as error:
+        found.append(Finding("fields", ok=False, message=error.message, hint=error.hint))
     return found
 
 
@@ -206,25 +207,15 @@ def _clock(answer: Answer) -> int:
 
 
 async def _reads(http: InfluxHttp) -> Finding:
-    await _measurements(http)
-    return Finding("read", ok=True, message="the token may read the bucket")
-
-
-async def _measurements(http: InfluxHttp) -> set[str]:
-    """The measurements of the bucket, asked for in Flux: in the organisation that the store names."""
-    name = json.dumps(http.place.bucket, ensure_ascii=False).replace("${", "\\${")
-    flux = f'import "influxdata/influxdb/schema"\nschema.measurements(bucket: {name}, start: 1970-01-01T00:00:00Z)'
+    flux = f"from(bucket: {flux_string(http.place.bucket)}) |> range(start: -1s) |> limit(n: 1)"
     content = {"Content-Type": "application/vnd.flux", "Accept": "application/csv"}
-    answer = await http.ask(
-        "POST", "/api/v2/query", params={"org": http.place.org}, body=flux.encode(), headers=content
-    )
+    where = {"org": http.place.org}
+    answer = await http.ask("POST", "/api/v2/query", params=where, body=flux.encode(), headers=content)
     if answer.status != 200:
         raise _Failed(
             f"the token may not read the bucket: {answer.said}", f"take a token that may read it; {_SETUP}"
         )
-    text = answer.body.decode("utf-8", "replace").replace("\r\n", "\n")
-    rows = csv.DictReader(text.strip("\n").split("\n"))
-    return {str(row.get("_value")) for row in rows} - {"None"}
+    return Finding("read", ok=True, message="the token may read the bucket")
 
 
 async def _writes(http: InfluxHttp, stamp: int, nonce: str) -> Finding:
@@ -243,54 +234,20 @@ async def _writes(http: InfluxHttp, stamp: int, nonce: str) -> Finding:
     return Finding("write", ok=True, message="a point was written")
 
 
-async def _canary_is_here(http: InfluxHttp, stamp: int, nonce: str) -> Finding:
+async def _database(ql: InfluxQl, stamp: int = 0, nonce: str = "") -> Finding:
+    """Whether InfluxQL leads to this very bucket; with a nonce, whether the point that was written is there."""
+    way = await ql.way()
+    named = f"InfluxQL finds the bucket as database {way.database!r}, policy {way.policy!r}"
+    if not nonce:
+        return Finding("database", ok=True, message=named)
     select = f'SELECT "nonce" FROM "{CANARY}" WHERE time = {stamp}'  # noqa: S608 - a constant and a number
-    series = await _influxql(http, select)
-    if not any(nonce in row for one in series for row in one.get("values", [])):
-        raise _elsewhere(http, "the point that was written is not in it")
-    return _resolves(http, ", and the point that was written is in it")
-
-
-async def _database_is_here(http: InfluxHttp, bucket: Bucket) -> Finding:
-    """Without writing: nothing else is mapped there, and InfluxQL sees what Flux sees."""
-    database, policy = database_of(http.place)
-    answer = await http.ask("GET", "/api/v2/dbrps", params={"orgID": bucket.org_id, "db": database})
-    listed = _object(answer).get("content") or []
-    if not any(m.get("bucketID") == bucket.id and m.get("retention_policy") == policy for m in listed):
-        raise _elsewhere(http, "another bucket was mapped to that name")
-    # SHOW MEASUREMENTS would answer for the database's default policy, whichever is asked for.
-    seen = {str(one["name"]) for one in await _influxql(http, "SHOW FIELD KEYS")}
-    if seen != await _measurements(http):
-        raise _elsewhere(http, "it holds other measurements")
-    return _resolves(http, "")
-
-
-def _resolves(http: InfluxHttp, proof: str) -> Finding:
-    return Finding("database", ok=True, message=f"InfluxQL finds the bucket as {_named(http)}{proof}")
-
-
-def _elsewhere(http: InfluxHttp, why: str) -> _Failed:
-    return _Failed(
-        f"InfluxQL does not find the bucket as {_named(http)}: {why}",
-        "chandlery reads with InfluxQL; is there a DBRP mapping of that database (`influx v1 dbrp list`)? delete it; or is the "
-        f"token of another organisation than {http.place.org!r}? take one of that organisation",
-    )
-
-
-def _named(http: InfluxHttp) -> str:
-    return "database {!r}, policy {!r}".format(*database_of(http.place))
-
-
-async def _influxql(http: InfluxHttp, query: str) -> list[dict[str, Any]]:
-    """The series of one InfluxQL statement, times in ns; raises _Failed with the server's words."""
-    database, policy = database_of(http.place)
-    asked = {"db": database, "rp": policy, "q": query, "epoch": "ns"}
-    answer = await http.ask("GET", "/query", params=asked)
-    results = _object(answer).get("results") or [{"error": answer.said}]
-    if answer.status != 200 or "error" in results[0]:
-        raise _elsewhere(http, str(results[0].get("error", answer.said)))
-    series: list[dict[str, Any]] = results[0].get("series", [])
-    return series
+    (series,) = await ql.rows([select])
+    if not any(nonce in row for one in series for row in one.values):
+        raise _Failed(
+            f"{named}, and the point that was written is not in it",
+            "is there a DBRP mapping of that database (`influx v1 dbrp list`)? delete it; or is the token of another organisation?",
+        )
+    return Finding("database", ok=True, message=f"{named}, with the point that was written")
 
 
 # -- what it keeps ---------------------------------------------------------------------------------------------------
@@ -308,7 +265,7 @@ def _retention(bucket: Bucket, since: int | None, now: int) -> Finding:
             ok=False,
             message=f"the bucket {bucket.name!r} keeps points for {length}: candles before {whole} would vanish, "
             f"and they are asked for since {iso(since)}",
-            hint=f"ask with --since {whole} or later, or let the bucket keep more: `chandlery influx setup --retention`",
+            hint=f"ask with --since {whole} or later, or let the bucket keep more: `chandlery influx setup --retention INF --change-retention`",
         )
     gone = f", and go up to {said_length(bucket.shard)} later" if bucket.shard else ""
     return Finding(
@@ -316,12 +273,12 @@ def _retention(bucket: Bucket, since: int | None, now: int) -> Finding:
     )
 
 
-async def _fields(http: InfluxHttp) -> Finding:
-    series = await _influxql(http, f"SHOW FIELD KEYS FROM {_CANDLES}")
+async def _fields(ql: InfluxQl) -> Finding:
+    (series,) = await ql.rows([f"SHOW FIELD KEYS FROM {_CANDLES}"])
     wrong = [
-        f"{one['name']}.{field} {'an' if kind == 'integer' else 'a'} {kind}"
+        f"{one.name}.{field} {'an' if kind == 'integer' else 'a'} {kind}"
         for one in series
-        for field, kind in one.get("values", [])
+        for field, kind in one.values
         if field in _FIELDS and kind != "float"
     ]
     if wrong:
