@@ -42,11 +42,11 @@ class Door:
 
     async def put(self, entry: Entry) -> Written:
         """Store one entry; returns after its commit. Cancelled while it waits, the entry is dropped whole."""
-        return await asyncio.wrap_future(self._submit(entry))
+        return await asyncio.wrap_future(self.submit(entry))
 
     def put_now(self, entry: Entry) -> Written:
         """`put` for callers without an event loop."""
-        return self._submit(entry).result()
+        return self.submit(entry).result()
 
     async def close(self) -> None:
         """Commit what waits, seal what is full, end the thread. Twice is fine."""
@@ -66,7 +66,8 @@ class Door:
             self._wake.notify()
             return self._thread
 
-    def _submit(self, entry: Entry) -> Future[Written]:
+    def submit(self, entry: Entry) -> Future[Written]:
+        """Hand one entry in and go on; its future is done after its commit. Entries are committed in this order."""
         if isinstance(entry, Page):
             _guard(entry.page)
         done: Future[Written] = Future()

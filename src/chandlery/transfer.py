@@ -1,0 +1,287 @@
+"""Bringing what one store keeps of a series into another, through the only door, so that writing twice writes nothing.
+
+Rows go together with what they answer and when that was answered; asks, facts and refused rows follow. Other values in
+the target become revisions there. Candles are never deleted: what only the target has stays, for `compare` to tell.
+"""
+
+from __future__ import annotations
+
+import itertools
+from bisect import bisect_left, bisect_right
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from chandlery.candle import CandlePage, SeriesId, no_candles
+from chandlery.compare import bits_of
+from chandlery.errors import NoSuchSeries
+from chandlery.ingest import Door
+from chandlery.ledger import CONFIRMED_AFTER, Answered, Ledger
+from chandlery.stores.base import Ask, NoFact, Page, SeriesFact, Store, Written, pieces
+from chandlery.timerange import RangeSet, TimeRange
+
+if TYPE_CHECKING:
+    import polars as pl
+
+#: What the journal and the revisions of the target call the source.
+SOURCE = "copy"
+#: Candles on their way into the target at once.
+_UNDER_WAY = 150_000
+
+
+@dataclass(frozen=True, slots=True)
+class Transferred:
+    """What a transfer changed in the target, in candles and refused rows."""
+
+    new: int = 0
+    same: int = 0
+    revised: int = 0
+    quarantined: int = 0
+
+    def __add__(self, other: Transferred | Written) -> Transferred:
+        return Transferred(
+            self.new + other.new,
+            self.same + other.same,
+            self.revised + other.revised,
+            self.quarantined + other.quarantined,
+        )
+
+
+def transfer(
+    source: Store,
+    target: Store,
+    series: SeriesId,
+    ranges: RangeSet,
+    *,
+    door: Door,
+    exact: bool = False,
+    wait_lock: bool = False,
+    advanced: Callable[[int], None] | None = None,
+) -> Transferred:
+    """Bring the candles and answers of `ranges`, and the series' asks, facts and refused rows, over to `target`.
+
+    `door` is the target's. With `exact` the target's ledger claims nothing in the end that the source's does not: what
+    it answers beyond that is let go of, though not the candles. Without, the target keeps what it knows besides, and
+    the later of both clocks. Candles under way are bounded, however long the ranges. `advanced` is told the slots done.
+    Raises NoSuchSeries where the source keeps none, SeriesLocked, and what reading and writing raise.
+    """
+    with target.lock(series, wait=wait_lock):
+        return _Transfer(source, target, series, door, exact=exact, advanced=advanced).run(ranges)
+
+
+def everything(store: Store, series: SeriesId, rows: TimeRange) -> RangeSet:
+    """All ranges of a series that hold candles, which open in `rows`, or were answered."""
+    return RangeSet([rows]) | store.ledger(series).answered_ranges
+
+
+class _Transfer:
+    def __init__(
+        self,
+        source: Store,
+        target: Store,
+        series: SeriesId,
+        door: Door,
+        *,
+        exact: bool,
+        advanced: Callable[[int], None] | None,
+    ) -> None:
+        self.source = source
+        self.target = target
+        self.series = series
+        self.frame = series.frame
+        self.door = door
+        self.exact = exact
+        self.advanced = advanced or (lambda _: None)
+        self.sum = Transferred()
+        self._waiting: deque[tuple[int, Future[Written]]] = deque()
+        self._rows = 0
+        #: Rows that no answer covers: the page that brought them claimed one, which is to be let go of.
+        self._claimed: list[TimeRange] = []
+
+    def run(self, ranges: RangeSet) -> Transferred:
+        ledger = self.source.ledger(
+            self.series
+        )  # before the rows: one that arrives in between is merely early
+        there = self._there()
+        whole = RangeSet(TimeRange(self.frame.floor(r.since), self.frame.ceil(r.until)) for r in ranges)
+        try:
+            if self._ask(ledger, there):  # the target's clock had been ahead: it let go of answers by itself
+                lapsed, there = there.answered_ranges, self._there()
+                whole |= ledger.answered_ranges & (lapsed - there.answered_ranges)
+            self._say_facts(ledger, there)
+            gone = self._let_go(ledger, there) if self.exact else RangeSet()
+            whole |= gone & ledger.answered_ranges
+            for part in whole:
+                for piece in pieces(self.frame, part):
+                    self._send_piece(ledger, piece)
+                    self.advanced(self.frame.count(piece.since, piece.until))
+            self._send_rejected()
+        finally:
+            self._settle()
+        for span in RangeSet(self._claimed) - (there.answered_ranges - gone):
+            self.target.forget(self.series, span)
+        return self.sum
+
+    # -- ledger ------------------------------------------------------------------------------------------------------
+
+    def _ask(self, ledger: Ledger, there: Ledger) -> bool:
+        """Bring the asks over; returns whether that sets the target's clock back."""
+        moved = (ledger.clock, ledger.settle) != (there.clock, there.settle)
+        clock, settle = ledger.clock, ledger.settle
+        if not self.exact and (clock, -settle) < (there.clock, -there.settle):
+            clock, settle, moved = there.clock, there.settle, False  # an earlier clock would undo its answers
+        back = clock < there.clock
+        if clock == there.clock and settle > there.settle:  # of two asks at one clock the shorter wait counts
+            back = True
+            for span in ledger.asked:
+                self._put(Ask(self.series, span, clock - 1, settle))
+        for span in ledger.asked if moved else ledger.asked - there.asked:
+            self._put(Ask(self.series, span, clock, settle))
+        return back
+
+    def _say_facts(self, ledger: Ledger, there: Ledger) -> None:
+        if self.exact:
+            for span in RangeSet(f.range for f in there.facts) - RangeSet(f.range for f in ledger.facts):
+                self._put(NoFact(self.series, span))
+        for fact in ledger.facts:
+            if fact not in there.facts:
+                self._put(SeriesFact(self.series, fact))
+
+    def _let_go(self, ledger: Ledger, there: Ledger) -> RangeSet:
+        """Let go of what the target answers beyond the source, or is surer of; returns all of that."""
+        gone = RangeSet(
+            part
+            for answer in there.answered
+            for part in RangeSet([answer.range])
+            - RangeSet(mine.range for mine in _near(ledger, answer.range) if _as_sure(mine, answer))
+        )
+        if gone:
+            self._settle()
+        for span in gone:
+            self.target.forget(self.series, span)
+        return gone
+
+    def _there(self) -> Ledger:
+        """The target's ledger after all that was sent, an empty one while it does not keep the series."""
+        self._settle()
+        try:
+            return self.target.ledger(self.series)
+        except NoSuchSeries:
+            return Ledger(self.frame)
+
+    # -- rows --------------------------------------------------------------------------------------------------------
+
+    def _send_piece(self, ledger: Ledger, piece: TimeRange) -> None:
+        """Send the source's candles of a piece with its answers, then those that no answer covers."""
+        candles = self.source.candles(self.series, piece)
+        times = candles["time"].to_physical().to_numpy()
+
+        def within(span: TimeRange) -> pl.DataFrame:
+            first, last = times.searchsorted((span.since, span.until))
+            return candles[int(first) : int(last)]
+
+        answers = [
+            replace(answer, range=part)
+            for answer in _near(ledger, piece)
+            if (part := answer.range.intersect(piece)) is not None
+        ]
+        for answer in answers:
+            at = answer.at
+            if at is None:  # confirmed for good, as every answer is that was given so late
+                at = max(ledger.clock, self.frame.ceil(answer.range.until) + CONFIRMED_AFTER)
+            self._put(Page(CandlePage(self.series, answer.range, within(answer.range), SOURCE, at)))
+        for part in RangeSet([piece]) - RangeSet(answer.range for answer in answers):
+            for span, rows in self._runs(part, within(part)):
+                self._put(Page(CandlePage(self.series, span, rows, SOURCE, ledger.clock)))
+                self._claimed.append(span)
+
+    def _runs(self, part: TimeRange, rows: pl.DataFrame) -> Iterator[tuple[TimeRange, pl.DataFrame]]:
+        """Those of the rows that the target lacks or has otherwise, in runs without a slot between them.
+
+        Each run is claimed as answered for as long as it takes to let go of it: no slot without a row may be in it.
+        """
+        import numpy as np
+
+        rows = self._not_there(part, rows)
+        if rows.is_empty():
+            return
+        times = rows["time"].to_physical().to_numpy()
+        edges = [0, *(np.flatnonzero(np.diff(self.frame.slots(times)) > 1) + 1).tolist(), len(times)]
+        for first, last in itertools.pairwise(edges):
+            begin = max(part.since, self.frame.floor(int(times[first])))
+            end = min(part.until, self.frame.next(self.frame.floor(int(times[last - 1]))))
+            yield TimeRange(begin, end), rows[first:last]
+
+    def _not_there(self, part: TimeRange, rows: pl.DataFrame) -> pl.DataFrame:
+        import numpy as np
+        import polars as pl
+
+        if rows.is_empty():
+            return rows
+        try:
+            there = self.target.candles(self.series, part)
+        except NoSuchSeries:
+            return rows
+        times, values = bits_of(rows)
+        old_times, old_values = bits_of(there)
+        _, mine, theirs = np.intersect1d(times, old_times, assume_unique=True, return_indices=True)
+        equal = mine[(values[:, mine] == old_values[:, theirs]).all(axis=0)]
+        keep = np.ones(len(times), np.bool_)
+        keep[equal] = False
+        return rows.filter(pl.Series(keep))
+
+    def _send_rejected(self) -> None:
+        """Send refused rows that the target has not, each under the time at which it came."""
+        refused = self.source.quarantine(self.series)
+        if not refused:
+            return
+        self._settle()
+        try:
+            known = {q.row for q in self.target.quarantine(self.series)}
+        except NoSuchSeries:
+            known = set()
+        fresh = [one for one in refused if one.row not in known]
+        for (at, source), found in itertools.groupby(fresh, key=lambda one: (one.at, one.source)):
+            rows = [one.row for one in found]
+            moment = next((row.open for row in rows if row.open is not None), at)
+            nothing = TimeRange(moment, moment)
+            self._put(Page(CandlePage(self.series, nothing, no_candles(), source, at, rejected=rows)))
+
+    # -- the door ----------------------------------------------------------------------------------------------------
+
+    def _put(self, entry: Ask | SeriesFact | NoFact | Page) -> None:
+        rows = entry.page.candles.height if isinstance(entry, Page) else 0
+        while self._waiting and self._rows + rows > _UNDER_WAY:
+            self._take_one()
+        self._waiting.append((rows, self.door.submit(entry)))
+        self._rows += rows
+
+    def _take_one(self) -> None:
+        rows, done = self._waiting.popleft()
+        self._rows -= rows
+        self.sum += done.result()
+
+    def _settle(self) -> None:
+        """Wait until everything sent is committed; raises the first failure, after all of it is done with."""
+        failed: BaseException | None = None
+        while self._waiting:
+            try:
+                self._take_one()
+            except Exception as error:  # noqa: BLE001 - raised below
+                failed = failed or error
+        if failed is not None:
+            raise failed
+
+
+def _near(ledger: Ledger, span: TimeRange) -> tuple[Answered, ...]:
+    """The answers that overlap or touch `span`."""
+    low = bisect_left(ledger.answered, span.since, key=lambda a: a.range.until)
+    high = bisect_right(ledger.answered, span.until, key=lambda a: a.range.since)
+    return ledger.answered[low:high]
+
+
+def _as_sure(mine: Answered, theirs: Answered) -> bool:
+    """Whether the source's answer was given at least as late as the target's."""
+    return mine.at is None or (theirs.at is not None and mine.at >= theirs.at)
