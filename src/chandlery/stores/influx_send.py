@@ -215,13 +215,16 @@ def _batches(pieces: Iterable[Lines], sender: Sender) -> Iterator[Lines]:
     count = size = 0
     for piece in pieces:
         for part in _cut(piece, sender.batch_bytes):
-            full = count >= BATCH or count + part.count > BATCH * 3 // 2
-            if batch and (full or size + len(part.body) > sender.batch_bytes):
+            over = count + part.count > BATCH * 3 // 2 or size + len(part.body) > sender.batch_bytes
+            if batch and over:
                 yield _sorted(batch)
                 batch, count, size = [], 0, 0
             batch.append(part)
             count += part.count
             size += len(part.body)
+            if count >= BATCH:
+                yield _sorted(batch)
+                batch, count, size = [], 0, 0
     if batch:
         yield _sorted(batch)
 
