@@ -580,7 +580,7 @@ def test_a_random_history_of_faults_loses_nothing(
     lines = [bad.get(n, line) for n, line in enumerate(candles(0, total).split())]
     faults = []
     for _ in range(total // 60):
-        skip = dice.randint(0, 6)
+        skip = dice.randint(0, total // 14)
         status = dice.choice([429, 500, 502, 503, 504])
         kinds = [
             Fault(status=status, skip=skip),
