@@ -41,6 +41,24 @@ class SeriesReport:
         }
 
 
+@dataclass(frozen=True, slots=True)
+class MirrorReport:
+    """How far a mirror has followed. `behind` counts the journal entries that it lacks, None if nobody knows."""
+
+    url: str
+    behind: int | None
+    error: DataPipelineError | None = None
+
+    @property
+    def ok(self) -> bool:
+        """Whether it holds all that its store holds, verified."""
+        return self.error is None and self.behind == 0
+
+    def as_json(self) -> dict[str, Any]:
+        """The mirror's part of `fetch --json`."""
+        return {"url": self.url, "ok": self.ok, "behind": self.behind, "error": error_json(self.error)}
+
+
 @dataclass(slots=True)
 class RunReport:
     """What a run did and spent. `weight` is in the exchange's own units."""
@@ -50,10 +68,11 @@ class RunReport:
     retries: int
     weight: float
     series: list[SeriesReport]
+    mirrors: list[MirrorReport] = field(default_factory=list)
 
     @property
     def ok(self) -> bool:
-        """Whether every series is."""
+        """Whether every series is; mirrors speak for themselves."""
         return all(s.ok for s in self.series)
 
     def as_json(self) -> dict[str, Any]:
@@ -65,6 +84,7 @@ class RunReport:
             "retries": self.retries,
             "weight": self.weight,
             "series": [s.as_json() for s in self.series],
+            "mirrors": [m.as_json() for m in self.mirrors],
         }
 
 
