@@ -42,7 +42,7 @@ def verify_data_in_influxdb(symbol: str, timeframe: str, start_date: Moment) -> 
     settings = load_settings(settings_folder())
     series = SeriesId(settings.exchange, symbol, timeframe)
     try:
-        with open_store(chosen_store(settings), create=False) as store:
+        with open_store(chosen_store(settings), create=False, settings=settings) as store:
             clock = store.ledger(series).clock
             verdict = verify_series(store, series, since=parse_when(start_date, now=clock), until=clock)
     except NoSuchSeries:

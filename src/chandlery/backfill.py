@@ -32,7 +32,7 @@ from chandlery.sources.base import Source
 from chandlery.stores.base import Ask, NoFact, Page, SeriesFact, Store, Written
 from chandlery.timeframe import DAY
 from chandlery.timerange import RangeSet, TimeRange
-from chandlery.wanted import Job, Want, Wanted, is_early
+from chandlery.wanted import Job, Want, Wanted, aside, is_early
 from chandlery.when import iso
 
 log = logging.getLogger("chandlery.backfill")
@@ -119,7 +119,7 @@ class Backfill:
         for job in await self._wanted.jobs(wants, now):
             ranges: list[PlannedRange] = []
             if job.report.error is None:
-                for part in self._wanted.left(job, now, self._wanted.ledger(job.series)):
+                for part in self._wanted.left(job, now, await self._wanted.ledger(job.series)):
                     estimate = await self.source.estimate(job.series, part)
                     ranges.append(
                         PlannedRange(part, estimate.via, estimate.requests, estimate.weight, estimate.seconds)
@@ -152,9 +152,9 @@ class Backfill:
                 now = await self.source.now()  # who wrote it meanwhile had a later clock
             if self.repair:
                 await asyncio.to_thread(self._forget_damage, job)
-            known = self.store.knows(job.series)
+            known = await aside(self.store, self.store.knows, job.series)
             await door.put(Ask(job.series, job.span, now, self.settle))
-            ledger = self._wanted.ledger(job.series)
+            ledger = await self._wanted.ledger(job.series)
             job.facts = RangeSet(f.range for f in ledger.facts)
             job.early = RangeSet(f.range for f in ledger.facts if is_early(f))
             if job.listed:
@@ -169,14 +169,14 @@ class Backfill:
                 await self._remember_listing(job, ledger, now, door)
             except ExchangeError as error:
                 if not known and not error.retryable:
-                    await asyncio.to_thread(self._take_back, job.series)
+                    await self._take_back(job.series)
                 raise
 
-    def _take_back(self, series: SeriesId) -> None:
+    async def _take_back(self, series: SeriesId) -> None:
         """Unmake a series of which the exchange would give nothing at all, so that nobody is owed its candles."""
-        ledger = self._wanted.ledger(series)
+        ledger = await self._wanted.ledger(series)
         if not (ledger.answered or ledger.facts or ledger.quarantined):
-            self.store.remove(series)
+            await asyncio.to_thread(self.store.remove, series)
 
     def _absent(self, job: Job) -> RangeSet:
         """The absent slots of the job's span, with what lies between those that one answer may hold."""
@@ -199,7 +199,7 @@ class Backfill:
 
     async def _account(self, job: Job) -> None:
         """Count every slot of the job's span from what is stored now."""
-        if self.store.knows(job.series):
+        if await aside(self.store, self.store.knows, job.series):
             wanted = RangeSet([job.span])
             job.report.counts = (
                 await asyncio.to_thread(self.store.account, job.series, wanted, gaps=False)
@@ -247,7 +247,7 @@ class Backfill:
         left, frame = job.left, job.series.frame
         if not left or frame.count(left.since, left.until) < SLOTS_A_WALK:
             return left
-        answered = self._wanted.ledger(job.series).answered_ranges
+        answered = (await self._wanted.ledger(job.series)).answered_ranges
         if answered and answered.since < left.since:
             return left  # there was something before
         listed = await self.source.listing(job.series)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 from chandlery.candle import SeriesId, no_candles
 from chandlery.errors import ExchangeError, NoSuchSeries, UsageError
@@ -16,6 +17,8 @@ from chandlery.stores.base import Store
 from chandlery.timeframe import DAY
 from chandlery.timerange import RangeSet, TimeRange
 from chandlery.when import iso
+
+T = TypeVar("T")
 
 #: What a new series takes when nobody says since when.
 DEFAULT_HISTORY = 30 * DAY
@@ -77,21 +80,21 @@ class Wanted:
             market = await self.source.known(want.series)
             span = await self._span(want, now)
         except (ExchangeError, UsageError) as error:
-            return self._refused(want, now, error)
+            return await self._refused(want, now, error)
         report = SeriesReport(want.series, span)
         return Job(want.series, span, report, active=market.active, listed=want.since == "listing")
 
-    def _refused(self, want: Want, now: int, error: ExchangeError | UsageError) -> Job:
+    async def _refused(self, want: Want, now: int, error: ExchangeError | UsageError) -> Job:
         """A job that cannot begin; where the exchange would not say anything, what was wanted is accounted for."""
         series, span = want.series, TimeRange(now, now)
         report = SeriesReport(series, span, error=error)
         if not isinstance(error, UsageError) and isinstance(want.since, int):
             until = now if want.until is None else min(want.until, now)
             report.span = aligned(series.frame, TimeRange(want.since, max(want.since, until)))
-            ledger = dataclasses.replace(self.ledger(series), clock=now, settle=self.settle)
+            ledger = dataclasses.replace(await self.ledger(series), clock=now, settle=self.settle)
             stored = (
-                self.store.opens(series, report.span)
-                if self.store.knows(series)
+                await aside(self.store, self.store.opens, series, report.span)
+                if await aside(self.store, self.store.knows, series)
                 else no_candles()["time"].to_physical().to_numpy()
             )
             report.counts = account(ledger, stored, RangeSet([report.span]), gaps=False).counts
@@ -102,7 +105,7 @@ class Wanted:
         until = now if want.until is None else min(want.until, now)
         since = want.since
         if since is None:
-            asked = self.ledger(series).asked
+            asked = (await self.ledger(series)).asked
             if asked:
                 since = min(asked.since, until)
             else:
@@ -132,10 +135,10 @@ class Wanted:
             )
         return span
 
-    def ledger(self, series: SeriesId) -> Ledger:
+    async def ledger(self, series: SeriesId) -> Ledger:
         """What is known of a series; of a new one, nothing."""
         try:
-            return self.store.ledger(series)
+            return await aside(self.store, self.store.ledger, series)
         except NoSuchSeries:
             return Ledger(series.frame)
 
@@ -160,6 +163,11 @@ class Wanted:
         frame = ledger.timeframe
         refused = RangeSet(TimeRange(frame.floor(q), frame.next(frame.floor(q))) for q in ledger.quarantined)
         return left | (refused & RangeSet([job.span]))
+
+
+async def aside(store: Store, call: Callable[..., T], *given: Any) -> T:
+    """A call to the store: in a thread if it may wait for a network, so that the event loop goes on, else at once."""
+    return await asyncio.to_thread(call, *given) if store.remote else call(*given)
 
 
 def is_early(fact: Fact) -> bool:

@@ -6,6 +6,7 @@ import asyncio
 import gc
 import logging
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -203,14 +204,22 @@ def test_a_store_handed_in_stays_open(exchange: LocalExchange, tmp_path: Path) -
 def test_the_store_is_chosen_as_documented(
     exchange: LocalExchange, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Argument, then CHANDLERY_STORE, else InfluxDB if a token is set, which this version refuses with the mend."""
+    """Argument, then CHANDLERY_STORE, else InfluxDB if a token is set, of which each missing setting is named."""
     monkeypatch.setenv("INFLUXDB_TOKEN", "t0k3n-of-influx")
     with ch.DataPipeline() as pipeline:
-        with pytest.raises(ch.DatabaseError, match="InfluxDB") as error:
+        with pytest.raises(ch.UsageError, match="INFLUXDB_ORG and INFLUXDB_BUCKET") as unset:
             pipeline.fetch_and_store("BTC/USDT", "1d", "5d")
-        assert "CHANDLERY_STORE" in error.value.hint
-        assert "t0k3n" not in str(error.value)
-        assert pipeline.fetch_ohlcv("BTC/USDT", limit=1)
+        assert unset.value.hint
+    with socket.socket() as nobody:  # bound, and not listening
+        nobody.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{nobody.getsockname()[1]}"
+        for name, value in (("URL", url), ("ORG", "desk"), ("BUCKET", "trading")):
+            monkeypatch.setenv(f"INFLUXDB_{name}", value)
+        with ch.DataPipeline() as pipeline:
+            with pytest.raises(ch.DatabaseError, match=url) as down:
+                pipeline.fetch_and_store("BTC/USDT", "1d", "5d")
+            assert "t0k3n" not in str(down.value) + down.value.hint
+            assert pipeline.fetch_ohlcv("BTC/USDT", limit=1)
     monkeypatch.setenv("CHANDLERY_STORE", str(tmp_path / "named"))
     with ch.DataPipeline() as pipeline:
         assert pipeline.fetch_and_store("BTC/USDT", "1d", "5d")

@@ -84,7 +84,16 @@ def test_what_is_not_a_store_is_refused(tmp_path: Path) -> None:
             open_store(place)
         assert error.value.hint
     assert [path.name for path in foreign.iterdir()] == ["thesis.doc"]
-    for url in ("influxdb://h:1/o/b", "influxdb", "s3://bucket/x", "", "file:", "file://host/x"):
+    for url in (
+        "influxdb://h:1/o/b",
+        "influxdb",
+        "influxdb:",
+        "influxdb://h/o",
+        "s3://bucket/x",
+        "",
+        "file:",
+        "file://host/x",
+    ):
         with pytest.raises(UsageError) as refused:
             open_store(url)
         assert refused.value.hint

@@ -209,7 +209,7 @@ async def _fetch(
             return nothing_begun(_as_typed(settings, wish), error, _span_as_typed(wish))
         progress.order = [want.series for want in wants]
         # Only now is it known that there is something to store, so only now may a store be made.
-        store = stack.enter_context(open_store(settings.store, create=True))
+        store = stack.enter_context(open_store(settings.store, settings=settings))
         say_store(out, store)
         try:
             return await backfill(settings, source, store, progress, wait_lock=wait_lock).run(wants)

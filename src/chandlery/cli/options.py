@@ -207,4 +207,4 @@ def open_kept(settings: Settings, out: Output, *, named: bool = False) -> Store:
 
     if not named:
         out.debug(f"store: {settings.store} ({settings.origin('store')})")
-    return open_store(settings.store, create=False)
+    return open_store(settings.store, create=False, settings=settings)

@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from chandlery.errors import DatabaseError, DataPipelineError, UnknownExchange
+from chandlery.errors import DataPipelineError, UnknownExchange
 
 if TYPE_CHECKING:
     from chandlery.config import Settings
@@ -78,11 +78,4 @@ def store_for(settings: Settings) -> Store:
     """The settings' store, opened, and made if it is not there; raises DatabaseError."""
     from chandlery.stores import open_store
 
-    url = chosen_store(settings)
-    if url == "influxdb" and settings.store != url:
-        raise DatabaseError(
-            f"INFLUXDB_TOKEN is set ({settings.origin('influxdb_token')}), so the store would be InfluxDB, which this "
-            "version of chandlery cannot write yet",
-            hint="name an embedded store: store='./candles', or CHANDLERY_STORE=./candles",
-        )
-    return open_store(url)
+    return open_store(chosen_store(settings), settings=settings)

@@ -22,16 +22,6 @@ log = logging.getLogger("chandlery.sources.bans")
 VERSION = 1
 
 
-def state_folder() -> Path:
-    """Where state of this host is kept: CHANDLERY_STATE, else the user's state folder."""
-    named = os.environ.get("CHANDLERY_STATE")
-    if named:
-        return Path(named)
-    import platformdirs
-
-    return Path(platformdirs.user_state_dir("chandlery"))
-
-
 class BanBook:
     """The ban and the budget of one host, shared by all processes of this user."""
 

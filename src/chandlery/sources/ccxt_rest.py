@@ -18,7 +18,6 @@ from chandlery.clock import Clock, SystemClock
 from chandlery.errors import BadAnswer, ExchangeRefused, UnknownSymbol, UnknownTimeframe
 from chandlery.ledger import Fact
 from chandlery.sources.asking import Asker
-from chandlery.sources.bans import state_folder
 from chandlery.sources.base import Estimate, Market, Source, Traffic
 from chandlery.sources.ccxt_client import DECLARING, Client
 from chandlery.sources.ccxt_errors import http_date
@@ -27,6 +26,7 @@ from chandlery.sources.holes import Usual
 from chandlery.sources.pacing import Pacer
 from chandlery.sources.retry import persist
 from chandlery.sources.walk import Walk
+from chandlery.state import state_folder
 from chandlery.timeframe import DAY, Timeframe, parse_timeframe
 from chandlery.timerange import TimeRange
 from chandlery.validate import LATEST

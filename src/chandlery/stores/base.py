@@ -154,6 +154,8 @@ class Store(ABC):
     atomic: bool = True
     #: Whether `seal` does anything.
     seals: bool = False
+    #: Whether a call may wait for a network, so that none should be made in an event loop.
+    remote: bool = False
 
     @property
     @abstractmethod
@@ -301,11 +303,11 @@ class Store(ABC):
         Raises NoSuchSeries, and UsageError for bounds that cannot be read or lie the wrong way round.
         """
         ledger = self.ledger(series)
-        answered = ledger.answered_ranges
+        known = ledger.answered_ranges | ledger.asked  # where an answer was let go of, candles may still be
         # From the candle in progress at the latest ask: the last 2 days of 1h are 48 closed candles at any minute.
         now = settled_until(series.frame, ledger.clock, ledger.settle)
         first = 0 if since is None or since == LISTING else parse_when(since, now=now)
-        newest = answered.until if answered else 0
+        newest = known.until if known else 0
         end = max(first, newest) if until is None else parse_when(until, now=now)
         if first > end:
             raise UsageError(

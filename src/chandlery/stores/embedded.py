@@ -16,7 +16,7 @@ from chandlery.candle import Rejected, SeriesId
 from chandlery.errors import SeriesLocked
 from chandlery.failpoints import failpoint
 from chandlery.ledger import Ledger
-from chandlery.stores import embedded_locks as locks
+from chandlery.stores import locks
 from chandlery.stores.base import (
     Entry,
     JournalEntry,

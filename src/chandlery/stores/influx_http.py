@@ -10,6 +10,7 @@ import gzip
 import json
 import logging
 import time
+import weakref
 from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -17,7 +18,7 @@ from typing import Any, TypeVar
 import aiohttp
 
 from chandlery.errors import DatabaseError, StoreFull, StoreUnreadable, UsageError
-from chandlery.loop import Call, LoopThread
+from chandlery.loop import Call, LoopThread, drop_in_loop
 from chandlery.stores.influx_place import InfluxPlace
 
 log = logging.getLogger("chandlery.stores")
@@ -76,6 +77,7 @@ class InfluxHttp:
         self.patience = patience
         self._thread: LoopThread | None = None
         self._session: aiohttp.ClientSession | None = None
+        self._let_go: weakref.finalize[..., InfluxHttp] | None = None
         self._closed = False
         self._has_answered = False
 
@@ -104,6 +106,8 @@ class InfluxHttp:
         if self._session is not None and self._thread is not None and self._thread.alive:
             self.run(self._session.close())
         self._closed = True
+        if self._let_go is not None:
+            self._let_go.detach()
         if self._thread is not None:
             self._thread.stop()
 
@@ -166,6 +170,9 @@ class InfluxHttp:
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=SILENCE),
                 auto_decompress=True,
             )
+            assert self._thread is not None
+            # Whoever forgets to close it is not scolded for it by aiohttp at the end of the program.
+            self._let_go = weakref.finalize(self, _close, self._thread, self._session)
         sent = {"Authorization": f"Token {self.place.token}", **(headers or {})}
         if not self.place.token:
             del sent["Authorization"]  # a new server is onboarded without one
@@ -198,6 +205,13 @@ class InfluxHttp:
                 hint="is it running, and is INFLUXDB_URL right? what is not there yet comes with the next run",
             )
         return failed(self.place, answer)
+
+
+def _close(thread: LoopThread, session: aiohttp.ClientSession) -> None:
+    """Close what nobody uses any more, from any thread, without waiting."""
+    drop_in_loop(thread, session.close)
+    if thread.alive and not thread.is_current:
+        thread.stop()
 
 
 def told_wait(answer: Answer) -> float:

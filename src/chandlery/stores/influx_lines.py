@@ -101,15 +101,20 @@ def key_of(tags: SeriesTags, extra: Mapping[str, str] | None = None) -> str:
         if name in pairs:
             raise UsageError(f"two tags are named {name}", hint="name the other one differently")
     pairs.update(extra or {})
+    return key_of_point(tags.measurement, pairs)
+
+
+def key_of_point(measurement: str, tags: Mapping[str, str]) -> str:
+    """The key of points with any tags, escaped and sorted; raises UsageError as `key_of` does."""
     key = ",".join(
-        [_name("measurement", tags.measurement)]
-        + [f"{_name('tag', name)}={_escaped(name, pairs[name])}" for name in sorted(pairs)]
+        [_name("measurement", measurement)]
+        + [f"{_name('tag', name)}={_escaped(name, tags[name])}" for name in sorted(tags)]
     )
     size = len(key.encode())
     if size > LONGEST_KEY:
-        longest = max(pairs, key=lambda name: len(pairs[name]))
+        longest = max(tags, key=lambda name: len(tags[name]))
         raise UsageError(
-            f"{longest} {_short(pairs[longest])} is too long for InfluxDB: the key of its series has {size:,} bytes",
+            f"{longest} {_short(tags[longest])} is too long for InfluxDB: the key of its series has {size:,} bytes",
             hint=f"a key has at most {LONGEST_KEY:,} bytes",
         )
     return key

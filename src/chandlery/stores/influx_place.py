@@ -20,7 +20,8 @@ _SHAPE = "write influxdb://HOST:8086/ORG/BUCKET (or influxdb+https://…), with 
 
 def is_influx_url(url: str) -> bool:
     """Whether a store URL means an InfluxDB."""
-    return url.partition(":")[0] in SCHEMES
+    scheme, colon, _ = url.partition(":")
+    return url == "influxdb" or (bool(colon) and scheme in SCHEMES)
 
 
 @dataclass(frozen=True, slots=True)

@@ -101,20 +101,33 @@ class InfluxQl:
                 hint="check INFLUXDB_BUCKET, and the rights of INFLUXDB_TOKEN; `chandlery influx setup` makes both",
             )
         others = await self._organisations() - {ours["orgID"]}
-        leading = await self._get("/api/v2/dbrps", orgID=ours["orgID"], bucketID=ours["id"])
-        for mapping in sorted(leading["content"], key=lambda found: not found.get("virtual", False)):
+        leading = (await self._get("/api/v2/dbrps", orgID=ours["orgID"], bucketID=ours["id"]))["content"]
+        elsewhere = False
+        for mapping in sorted(leading, key=lambda found: not found.get("virtual", False)):
             way = Way(mapping["database"], mapping["retention_policy"])
             if await self._buckets(way, ours["orgID"]) != [ours["id"]]:
                 continue
             if not any([await self._buckets(way, other) for other in others]):
                 return way
-        raise StoreUnreadable(
-            f"InfluxDB at {place.server}: a database mapping named {place.bucket!r} leads to another bucket"
-            if not others
-            else f"InfluxDB at {place.server}: the token sees buckets named {place.bucket!r} in several organisations",
-            hint="delete the mapping (`influx v1 dbrp list`, `influx v1 dbrp delete`)"
-            if not others
-            else f"give a token that may read only the bucket {place.bucket!r} of {place.org!r}; `chandlery influx setup` makes one",
+            elsewhere = True
+        raise self._no_way(str(ours["id"]), elsewhere=elsewhere, mapped=bool(leading))
+
+    def _no_way(self, bucket: str, *, elsewhere: bool, mapped: bool) -> StoreUnreadable:
+        place = self._http.place
+        where = f"InfluxDB at {place.server}"
+        if elsewhere:
+            return StoreUnreadable(
+                f"{where}: the token sees a bucket {place.bucket!r} in several organisations, and InfluxQL could take the wrong one",
+                hint=f"use a token that may read only the one of {place.org!r}; `chandlery influx setup` makes such tokens",
+            )
+        if mapped:
+            return StoreUnreadable(
+                f"{where}: somebody's database mapping named like the bucket {place.bucket!r} leads to another bucket",
+                hint="find it with `influx v1 dbrp list`, and delete it with `influx v1 dbrp delete`",
+            )
+        return StoreUnreadable(
+            f"{where}: no database mapping leads to the bucket {place.bucket!r}; this release makes none by itself",
+            hint=f"update InfluxDB, or make one: `influx v1 dbrp create --bucket-id {bucket} --db {place.bucket} --rp autogen --default`",
         )
 
     async def _buckets(self, way: Way, organisation: str) -> list[str]:

@@ -84,8 +84,9 @@ def clamped(span: TimeRange) -> TimeRange:
 
 
 def rfc3339(moment: int) -> str:
-    """Epoch ms as the API takes it."""
-    return (_EPOCH + timedelta(milliseconds=moment)).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    """Epoch ns as the API takes it, to the nanosecond."""
+    second, rest = divmod(moment, 1_000_000_000)
+    return f"{_EPOCH + timedelta(seconds=second):%Y-%m-%dT%H:%M:%S}.{rest:09}Z"
 
 
 def _escaped(text: str, quote: str) -> str:

@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+import orjson
 import polars as pl
 
 from chandlery.candle import SCHEMA, VALUES, no_candles
-from chandlery.errors import DatabaseError
+from chandlery.errors import StoreCorrupt, StoreUnreadable
 from chandlery.stores import influx_query as iql
 from chandlery.stores.influx_http import InfluxHttp, failed
 from chandlery.stores.influx_lines import MEASUREMENTS, SeriesTags
@@ -39,6 +40,8 @@ SIDE_BY_SIDE, SMALL = 3, 20_000
 STATEMENTS = 200
 #: Nanoseconds in a millisecond.
 MS = 1_000_000
+#: Every open time that a point can have.
+EVER = TimeRange(iql.EARLIEST, iql.LATEST)
 _TAGS = ("exchange", "symbol", "timeframe")
 
 
@@ -81,7 +84,7 @@ class Reader:
     async def candles(self, tags: SeriesTags, spans: Sequence[TimeRange]) -> pl.DataFrame:
         """The whole candles in the ranges: SCHEMA, ascending, unique."""
         read = await self._read(tags, await self._pieces(tags, spans), VALUES)
-        return pl.concat([part.frame for part in read]) if read else no_candles()
+        return pl.concat([part.frame for part in read], rechunk=True) if read else no_candles()
 
     async def opens(self, tags: SeriesTags, spans: Sequence[TimeRange]) -> NDArray[np.int64]:
         """The open times of the whole candles in the ranges, ascending."""
@@ -116,8 +119,7 @@ class Reader:
         try:
             blocks = await self._ql.blocks(statement, len(columns))
         except OddRows:
-            (series,) = await self._ql.rows([statement])
-            return _from_rows([rows for rows in series if rows.tags == named(tags)], columns)
+            return await self._odd_piece(tags, span, names)
         ours = [block for block in blocks if block.tags == named(tags)]
         if not ours:
             return _Read(no_candles().select("time", *names), [])
@@ -126,7 +128,14 @@ class Reader:
             name: np.concatenate([block.doubles[number] for block in ours])
             for number, name in enumerate(columns)
         }
-        return _on_whole_ms(pl.DataFrame({"time": times, **doubles}), columns)
+        return _of_whole(times, doubles)
+
+    async def _odd_piece(self, tags: SeriesTags, span: TimeRange, names: Sequence[str]) -> _Read:
+        # All five fields, whatever is wanted: JSON has no infinite sums.
+        statement = iql.select(iql.fields(), tags.measurement, named(tags), span)
+        (series,) = await self._ql.rows([statement])
+        read = _of_rows([rows for rows in series if rows.tags == named(tags)])
+        return _Read(read.frame.select("time", *names), read.partial)
 
     async def _pieces(
         self, tags: SeriesTags, spans: Sequence[TimeRange], by: Sequence[str] = ("close",)
@@ -172,6 +181,30 @@ class Reader:
             for (tags, _), series in zip(asks, answers, strict=True)
         ]
 
+    async def edges(self, tags: SeriesTags) -> Found | None:
+        """What `found` says of one series; None if it has no whole candle."""
+        rows = (await self.counts([(tags, EVER)]))[0]
+        (ends,) = await self._ends(tags, [EVER], VALUES) if rows else [None]
+        if ends is None:
+            return None
+        opens = [
+            await self.opens(tags, [TimeRange(ends.since, ends.since + 1)]),
+            await self.opens(tags, [TimeRange(ends.until - 1, ends.until)]),
+        ]
+        if not all(len(part) for part in opens):  # a point at an end is less than a candle
+            opens = [await self.opens(tags, [ends])]
+        return Found(tags, rows, int(opens[0][0]), int(opens[-1][-1]))
+
+    async def largest(self, measurement: str, field: str) -> int | None:
+        """The largest whole number of a field in a measurement of our own, None if there is none."""
+        (series,) = await self._ql.rows([iql.select(f"max({iql.influxql_name(field)})", measurement)])
+        return max((int(row[1]) for rows in series for row in rows.values), default=None)
+
+    async def newest(self, measurement: str, where: Mapping[str, str], field: str) -> tuple[int, int] | None:
+        """Time (epoch ns) and value of the newest whole number of a field in a measurement of our own."""
+        (series,) = await self._ql.rows([iql.select(f"last({iql.influxql_name(field)})", measurement, where)])
+        return max(((row[0], int(row[1])) for rows in series for row in rows.values), default=None)
+
     async def found(self) -> list[Found]:
         """Every series of candles in the bucket that has at least one, in order."""
         found: list[Found] = []
@@ -204,7 +237,7 @@ class Reader:
         ]
         for tags, rows in counted.items():
             if rows and closed.get(tags) != rows:
-                opens = await self.opens(tags, [TimeRange(iql.EARLIEST, iql.LATEST)])
+                opens = await self.opens(tags, [EVER])
                 if len(opens):
                     found.append(Found(tags, len(opens), int(opens[0]), int(opens[-1])))
         return found
@@ -222,20 +255,33 @@ class Reader:
     async def delete_rows(self, measurement: str, where: Mapping[str, str], span: TimeRange) -> None:
         """Delete the points of a measurement whose tags equal `where`, in a range; the token must be able to write.
 
-        Raises UsageError where a part is empty or cannot stand in a predicate: nothing is deleted then.
+        Raises UsageError where a part is empty or cannot stand in a predicate, and StoreUnreadable where the predicate
+        would take candles of other series too, which have more tags than ours: nothing is deleted then.
         """
         predicate = iql.delete_predicate(measurement, where)
         kept = iql.clamped(span)
         if not kept:
             return
         place = self._http.place
-        # Both ends belong to what is deleted.
-        body = {"start": iql.rfc3339(kept.since), "stop": iql.rfc3339(kept.until - 1), "predicate": predicate}
+        if measurement in MEASUREMENTS.values():
+            (meant,) = await self._ql.rows([iql.select("first(*)", measurement, where, kept)])
+            others = [rows.tags for rows in meant if rows.tags != where]
+            if others:
+                raise StoreUnreadable(
+                    f"{place.bucket} holds {measurement} of {dict(where)} with other tags too: {dict(others[0])}",
+                    hint="a predicate would delete those too; delete or rename them by hand first",
+                )
+        # The server deletes both ends.
+        body = {
+            "start": iql.rfc3339(kept.since * MS),
+            "stop": iql.rfc3339(kept.until * MS - 1),
+            "predicate": predicate,
+        }
         answer = await self._http.ask(
             "POST",
             "/api/v2/delete",
             params={"org": place.org, "bucket": place.bucket},
-            body=_json(body),
+            body=orjson.dumps(body),
             headers={"Content-Type": "application/json"},
         )
         if answer.status != 204:
@@ -251,12 +297,6 @@ class Reader:
 def named(tags: SeriesTags) -> dict[str, str]:
     """The three tags of a series by their names."""
     return {name: getattr(tags, name) for name in _TAGS}
-
-
-def _json(document: object) -> bytes:
-    import orjson
-
-    return orjson.dumps(document)
 
 
 def _cut(span: TimeRange, length: int) -> Iterable[TimeRange]:
@@ -279,34 +319,47 @@ def _by_tags(series: Iterable[Rows], measurement: str, column: int) -> dict[Seri
     }
 
 
-def _from_rows(series: Sequence[Rows], columns: Sequence[str]) -> _Read:
+def _of_whole(times: NDArray[np.int64], doubles: dict[str, NDArray[np.float64]]) -> _Read:
+    """Rows that all have their numbers: candles, but for times between two milliseconds."""
+    _check_order(bool((times[1:] > times[:-1]).all()))
+    partial: list[int] = []
+    opened, between = np.divmod(times, MS)
+    if between.any():
+        whole = between == 0
+        partial = opened[~whole].tolist()
+        opened, doubles = opened[whole], {name: column[whole] for name, column in doubles.items()}
+    return _Read(_frame(pl.Series("time", opened), doubles), partial)
+
+
+def _of_rows(series: Sequence[Rows]) -> _Read:
     """Rows of which some are not whole: what is no number counts as not there."""
     rows = [row for part in series for row in part.values]
-    frame = pl.DataFrame(
-        {
-            "time": pl.Series([row[0] for row in rows], dtype=pl.Int64),
-            **{
-                name: pl.Series([_number(row[place]) for row in rows], dtype=pl.Float64)
-                for place, name in enumerate(columns, 1)
-            },
-        }
+    numbers = pl.DataFrame(
+        [[_number(value) for value in row[1:]] for row in rows],
+        schema=dict.fromkeys(VALUES, pl.Float64),
+        orient="row",
     )
-    return _on_whole_ms(frame, columns)
+    times = pl.Series("time", [row[0] for row in rows], dtype=pl.Int64)
+    _check_order(times.is_sorted())
+    whole = numbers.select(pl.all_horizontal(pl.all().is_not_null())).to_series() & (times % MS == 0)
+    kept = numbers.filter(whole)
+    return _Read(
+        _frame(times.filter(whole) // MS, {name: kept[name] for name in VALUES}),
+        (times.filter(~whole) // MS).to_list(),
+    )
+
+
+def _frame(
+    opened: pl.Series, columns: Mapping[str, pl.Series] | Mapping[str, NDArray[np.float64]]
+) -> pl.DataFrame:
+    values = {name: columns[name] for name in columns if name in SCHEMA}
+    return pl.DataFrame({"time": opened.cast(SCHEMA["time"]), **values})
+
+
+def _check_order(in_order: bool) -> None:
+    if not in_order:
+        raise StoreCorrupt("InfluxDB answered candles out of their order", hint="its log says more")
 
 
 def _number(value: object) -> float | None:
     return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
-
-
-def _on_whole_ms(frame: pl.DataFrame, columns: Sequence[str]) -> _Read:
-    """Whole candles with their open times as SCHEMA has them, and the open times of the rest."""
-    if not frame["time"].is_sorted():
-        raise DatabaseError("InfluxDB answered candles out of order", hint="its log says more")
-    whole = (pl.col("time") % MS == 0) & pl.all_horizontal(pl.col(columns).is_not_null())
-    opened = (pl.col("time") // MS).cast(SCHEMA["time"])
-    kept = frame.filter(whole).with_columns(opened)
-    partial: list[int] = []
-    if len(kept) < len(frame):
-        partial = frame.filter(~whole).select(pl.col("time") // MS)["time"].to_list()
-    names = [name for name in columns if name != "whole"]
-    return _Read(kept.select("time", *names), partial)

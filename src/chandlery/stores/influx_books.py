@@ -1,0 +1,139 @@
+"""Reading the books of an InfluxDB store: events, refused rows and revisions of one series or of all."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from chandlery.candle import SeriesId
+from chandlery.errors import DataPipelineError, UsageError
+from chandlery.ledger import Ledger
+from chandlery.stores.base import JournalEntry
+from chandlery.stores.influx_events import LEDGER, QUARANTINE, REVISIONS, Books, books_of, journal_entry
+from chandlery.stores.influx_lines import SeriesTags, tags_of
+from chandlery.timerange import RangeSet, TimeRange
+
+if TYPE_CHECKING:
+    from chandlery.stores.influx_read import Found, Reader, Text
+
+_KINDS = {"ohlcv": "trade", "ohlcv_mark": "mark", "ohlcv_index": "index"}
+_Name = tuple[str, str, str, str]  # exchange, symbol tag, timeframe, kind
+
+
+async def read_books(reader: Reader, series: SeriesId) -> Books:
+    """The books of one series, whether it is kept or not; rows without any are adopted.
+
+    Raises UsageError where the bucket keeps another symbol under the same tag.
+    """
+    tags = tags_of(series)
+    where = {
+        "exchange": tags.exchange,
+        "symbol": tags.symbol,
+        "timeframe": tags.timeframe,
+        "kind": series.kind,
+    }
+    texts = await asyncio.gather(*(reader.texts(one, where) for one in (LEDGER, QUARANTINE, REVISIONS)))
+    events, refusals, revisions = ([json.loads(t.text) for t in part] for part in texts)
+    for found in events:
+        if found["symbol"] != series.symbol:
+            raise UsageError(
+                f"{found['symbol']} is kept in this bucket under the tag {tags.symbol}, which {series.symbol} would share",
+                hint="keep one of them in another bucket",
+            )
+    books = books_of(series, events, refusals, revisions)
+    if not books.kept:
+        edges = await reader.edges(tags)
+        return books if edges is None else _adopted(books, edges)
+    return await _resolved(reader, books)
+
+
+async def read_all(reader: Reader) -> tuple[list[Books], dict[SeriesTags, Found]]:
+    """The books of every series that is kept, and what rows there are of each by its tags."""
+    texts = await asyncio.gather(*(reader.texts(one, {}) for one in (LEDGER, QUARANTINE, REVISIONS)))
+    events, refusals, revisions = map(_by_name, texts)
+    rows = {found.tags: found for found in await reader.found()}
+    kept: list[Books] = []
+    named: set[SeriesTags] = set()
+    for name, texts_of_one in events.items():
+        series = _series(name, texts_of_one[0]["symbol"])
+        books = books_of(series, texts_of_one, refusals.get(name, ()), revisions.get(name, ()))
+        if books.kept:
+            kept.append(await _resolved(reader, books))
+            named.add(tags_of(series))
+    for tags, found in rows.items():
+        series_or_none = None if tags in named else series_of(tags)
+        if series_or_none is not None:
+            numbered = events.get((tags.exchange, tags.symbol, tags.timeframe, series_or_none.kind), ())
+            kept.append(_adopted(books_of(series_or_none, numbered), found))
+    return kept, rows
+
+
+async def read_journal(reader: Reader) -> list[JournalEntry]:
+    """Everything that is news, in the order of its numbers."""
+    entries = []
+    for name, events in _by_name(await reader.texts(LEDGER, {})).items():
+        for event in events:
+            entry = journal_entry(event, _series(name, event["symbol"])) if "journal" in event else None
+            if entry is not None:
+                entries.append(entry)
+    return sorted(entries, key=lambda e: e.seq)
+
+
+def series_of(tags: SeriesTags) -> SeriesId | None:
+    """The series that rows of unknown origin most likely are; None if they can be no series of ours.
+
+    A tag has lost the `/` of its symbol: of several underscores the last one stood for it, as quote currencies have none.
+    """
+    pair, colon, settled = tags.symbol.partition(":")
+    base, underscore, quote = pair.rpartition("_")
+    symbol = f"{base}/{quote}" if underscore else pair
+    try:
+        return SeriesId(tags.exchange, f"{symbol}{colon}{settled}", tags.timeframe, _KINDS[tags.measurement])
+    except DataPipelineError:
+        return None
+
+
+def _by_name(texts: Iterable[Text]) -> dict[_Name, list[dict[str, Any]]]:
+    found: dict[_Name, list[dict[str, Any]]] = defaultdict(list)
+    for one in texts:
+        tags = one.tags
+        name = (
+            tags.get("exchange", ""),
+            tags.get("symbol", ""),
+            tags.get("timeframe", ""),
+            tags.get("kind", ""),
+        )
+        found[name].append(json.loads(one.text))
+    return found
+
+
+def _series(name: _Name, symbol: str) -> SeriesId:
+    exchange, _, timeframe, kind = name
+    return SeriesId(exchange, symbol, timeframe, kind)
+
+
+def _adopted(books: Books, found: Found) -> Books:
+    """Books for rows that somebody else wrote: all from the first to the last was asked for, and nothing answered.
+
+    The rows count as stored; fetch asks once for the whole range, which finds the holes and checks what is there.
+    """
+    frame = books.series.frame
+    hull = TimeRange(frame.floor(found.first), frame.next(frame.floor(found.last)))
+    ledger = Ledger(frame, asked=RangeSet([hull]), clock=hull.until)
+    return replace(books, ledger=ledger, kept=True, adopted=True, total=found.rows)
+
+
+async def _resolved(reader: Reader, books: Books) -> Books:
+    """With what is in quarantine: refused open times whose slots no stored candle has taken."""
+    refused = {row.open for row, _, _ in books.refused if row.open is not None}
+    if not refused:
+        return books
+    frame = books.series.frame
+    slots = RangeSet(TimeRange(frame.floor(one), frame.next(frame.floor(one))) for one in refused)
+    stored = set((await reader.opens(tags_of(books.series), list(slots))).tolist())
+    waiting = tuple(sorted(one for one in refused if frame.floor(one) not in stored))
+    return replace(books, ledger=replace(books.ledger, quarantined=waiting))

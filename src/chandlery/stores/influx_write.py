@@ -1,0 +1,454 @@
+"""One commit into an InfluxDB store: what is there is read, rows go out and are counted back, then the events that answer.
+
+A crash before the events costs a re-fetch of what was written, never a hole: the ledger claims only what was counted.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+import polars as pl
+
+from chandlery.candle import VALUES, Rejected, SeriesId
+from chandlery.errors import DatabaseError
+from chandlery.ledger import with_answer
+from chandlery.stores.base import Ask, Entry, JournalEntry, JournalKind, Page, Revision, SeriesFact, Written
+from chandlery.stores.influx_events import (
+    LEDGER,
+    QUARANTINE,
+    RAW_LIMIT,
+    REVISIONS,
+    Books,
+    Event,
+    Refusal,
+    Retention,
+    answer_event,
+    ask_event,
+    event_text,
+    fact_event,
+    in_pieces,
+    reach,
+    refusal_text,
+    reset_event,
+    revision_text,
+    stamp,
+)
+from chandlery.stores.influx_lines import Lines, SeriesTags, encode, joined, key_of, tags_of, text_line
+from chandlery.stores.rules import after, columns_of, journal_kind
+from chandlery.timerange import RangeSet, TimeRange
+from chandlery.when import iso
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from chandlery.stores.influx_read import Reader
+    from chandlery.stores.influx_send import Sender
+
+#: Lines of one request.
+BATCH = 5_000
+
+
+@dataclass(frozen=True, slots=True)
+class Sink:
+    """What a commit needs to know of where it goes."""
+
+    reader: Reader
+    sender: Sender
+    retention: Retention
+    writer: str  # tag of this host's points, so that those of another never take their place
+    #: The numbers of the journal, ours alone while it is held: `async with numbers() as take:` and `take()` is the next one.
+    numbers: Callable[[], AbstractAsyncContextManager[Callable[[], int]]]
+
+
+@dataclass(slots=True)
+class _Rows:
+    """Candles of one series by open time: `times` (n) ascending, `values` (5, n)."""
+
+    times: NDArray[np.int64]
+    values: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, frame: pl.DataFrame) -> _Rows:
+        values = np.array([frame[name].to_numpy() for name in VALUES]).reshape(5, frame.height)
+        return cls(frame["time"].to_physical().to_numpy(), values)
+
+    @classmethod
+    def latest(cls, parts: Sequence[_Rows]) -> _Rows:
+        """All parts as one; of two rows with one open time the later part's holds."""
+        times = np.concatenate([p.times for p in parts])
+        values = np.concatenate([p.values for p in parts], axis=1)
+        # The last of equal times is the first one from behind.
+        kept, first = np.unique(times[::-1], return_index=True)
+        return cls(kept, values[:, len(times) - 1 - first])
+
+    def within(self, span: TimeRange) -> _Rows:
+        low, high = np.searchsorted(self.times, (span.since, span.until))
+        return _Rows(self.times[low:high], self.values[:, low:high])
+
+
+@dataclass(slots=True)
+class _Change:
+    """What one page changes: masks over its rows, and the old values of the revised ones."""
+
+    rows: _Rows
+    new: NDArray[np.bool_]
+    revised: NDArray[np.bool_]
+    same: int
+    revisions: list[Revision] = field(default_factory=list)
+    refused: list[Rejected] = field(default_factory=list)  # rows that the server would not take
+
+
+class Commit:
+    """One call of `InfluxStore.write`. `books` are those of its series, which only it changes meanwhile."""
+
+    def __init__(self, sink: Sink, books: Mapping[SeriesId, Books]) -> None:
+        self.sink = sink
+        self.books = dict(books)
+        self._now = time.time_ns() // 1_000_000
+        self._tags: dict[SeriesId, SeriesTags] = {series: tags_of(series) for series in books}
+        self._before: dict[SeriesId, _Rows] = {}
+        self._notes: list[Lines] = []
+
+    async def run(self, entries: Sequence[Entry]) -> list[Written]:
+        """Do it; returns what each entry changed. `books` are then the new ones. Raises what went wrong first."""
+        for entry in entries:
+            self._check_kept(entry)
+        pages = [entry for entry in entries if isinstance(entry, Page)]
+        await self._read_before(pages)
+        changes = self._weigh(pages)
+        await self._write_rows(pages, changes)
+        async with self.sink.numbers() as take:
+            ahead = iter(changes)
+            written = [
+                self._page(entry, next(ahead), take) if isinstance(entry, Page) else self._said(entry, take)
+                for entry in entries
+            ]
+            await self._send_notes()
+        return written
+
+    def _check_kept(self, entry: Entry) -> None:
+        """Refuse what the bucket would forget at once."""
+        horizon = self.sink.retention.horizon(self._now)
+        if isinstance(entry, Ask):
+            old = RangeSet([entry.range]) & RangeSet.of(min(entry.range.since, horizon), horizon)
+            if not old - self.books[entry.series].ledger.asked:
+                return
+            first, series = entry.range.since, entry.series
+        elif isinstance(entry, Page) and entry.page.candles.height:
+            first, series = int(columns_of(entry.page)[0][0]), entry.page.series
+        else:
+            return
+        if first < horizon:
+            raise DatabaseError(
+                f"{series}: the bucket keeps only what is younger than {iso(horizon)}; candles from {iso(first)} "
+                "would vanish",
+                hint=f"fetch with --since {iso(horizon)[:10]} or later, or give the bucket a longer retention",
+            )
+
+    # -- rows --------------------------------------------------------------------------------------------------------
+
+    async def _read_before(self, pages: Sequence[Page]) -> None:
+        """The rows that are there already where the pages answer, whoever wrote them."""
+        wanted: dict[SeriesId, list[TimeRange]] = {}
+        for entry in pages:
+            page, frame = entry.page, entry.page.series.frame
+            spans = wanted.setdefault(page.series, [])
+            spans.append(page.answered)
+            spans += [
+                _slot(frame.floor(row.open), frame.next) for row in page.rejected if row.open is not None
+            ]
+        for series, spans in wanted.items():
+            merged = [span for span in RangeSet(spans) if span]
+            found = await self.sink.reader.candles(self._tags[series], merged)
+            self._before[series] = _Rows.of(found)
+
+    def _weigh(self, pages: Sequence[Page]) -> list[_Change]:
+        """Each page against what is there and what the pages before it bring."""
+        changes: list[_Change] = []
+        brought: dict[SeriesId, list[tuple[TimeRange, _Rows]]] = {}
+        for entry in pages:
+            page = entry.page
+            times, values = columns_of(page)
+            rows = _Rows(times, values)
+            earlier = brought.setdefault(page.series, [])
+            known = self._before[page.series].within(page.answered)
+            over = [
+                r
+                for span, r in earlier
+                if span.since < page.answered.until and page.answered.since < span.until
+            ]
+            if over:
+                known = _Rows.latest([known, *over])
+            changes.append(_weighed(entry, rows, known))
+            earlier.append((page.answered, rows))
+        return changes
+
+    async def _write_rows(self, pages: Sequence[Page], changes: Sequence[_Change]) -> None:
+        """Revisions first, so that no old value is lost, then what is new or changed; then count it back."""
+        for change in changes:
+            for revision in change.revisions:
+                self._note(REVISIONS, revision.series, revision.open, partial(revision_text, revision))
+        await self._send_notes()
+        sent: dict[SeriesId, _Rows] = {}
+        for series in dict.fromkeys(entry.page.series for entry in pages):
+            parts = [
+                _Rows(c.rows.times[c.new | c.revised], c.rows.values[:, c.new | c.revised])
+                for entry, c in zip(pages, changes, strict=True)
+                if entry.page.series == series
+            ]
+            rows = _Rows.latest(parts)
+            if len(rows.times):
+                sent[series] = rows
+        if not sent:
+            return
+        refused = await self.sink.sender.send(self._row_lines(sent))
+        names = {key_of(self._tags[series]).encode(): series for series in sent}
+        lost: dict[SeriesId, dict[int, Rejected]] = {}
+        for one in refused:
+            if one.kind == "retention":
+                raise DatabaseError(
+                    f"InfluxDB dropped a candle for its age: {one.reason}",
+                    hint="the bucket's retention is shorter than what is asked for: fetch with a later --since",
+                )
+            key, _, rest = (
+                one.line.partition(b" open=") if b" open=" in one.line else one.line.partition(b" ")
+            )
+            opened = int(rest.rsplit(b" ", 1)[1])
+            raw = one.line.decode("utf-8", "replace")
+            lost.setdefault(names[key], {})[opened] = Rejected(opened, raw, f"InfluxDB: {one.reason}"[:1000])
+        for entry, change in zip(pages, changes, strict=True):
+            _take_out(change, lost.get(entry.page.series, {}))
+        await self._count_back(sent, lost)
+
+    def _row_lines(self, sent: Mapping[SeriesId, _Rows]) -> Iterator[Lines]:
+        for series, rows in sorted(sent.items(), key=lambda one: key_of(self._tags[one[0]])):
+            frame = pl.DataFrame(
+                {"time": rows.times, **dict(zip(VALUES, rows.values, strict=True))}
+            ).with_columns(pl.col("time").cast(pl.Datetime("ms", "UTC")))
+            for part in frame.iter_slices(BATCH):
+                yield encode(self._tags[series], part)
+
+    async def _count_back(
+        self, sent: Mapping[SeriesId, _Rows], lost: Mapping[SeriesId, Mapping[int, Rejected]]
+    ) -> None:
+        """Ask the server how many rows it has where we wrote: what is acknowledged and not there is sent once more."""
+        for attempt in (1, 2):
+            asks, wanted = [], []
+            for series, rows in sent.items():
+                span = TimeRange(int(rows.times[0]), int(rows.times[-1]) + 1)
+                gone = np.array(sorted(lost.get(series, ())), dtype=np.int64)
+                there = np.union1d(self._before[series].within(span).times, rows.times)
+                asks += [(self._tags[series], span)]
+                wanted += [len(np.setdiff1d(there, gone))]
+            counted = await self.sink.reader.counts(asks)
+            short = [n for n, (have, want) in enumerate(zip(counted, wanted, strict=True)) if have < want]
+            if not short:
+                return
+            if attempt == 1:
+                again = {series: sent[series] for n, series in enumerate(sent) if n in short}
+                await self.sink.sender.send(self._row_lines(again))
+        tags, span = asks[short[0]]
+        raise DatabaseError(
+            f"InfluxDB acknowledged {wanted[short[0]]:,} candles of {tags.exchange} {tags.symbol} {tags.timeframe} from "
+            f"{iso(span.since)} on and gives back {counted[short[0]]:,}",
+            hint="its log says more; run again: nothing is counted as stored that is not there",
+        )
+
+    # -- what is noted -----------------------------------------------------------------------------------------------
+
+    def _page(self, entry: Page, change: _Change, take: Callable[[], int]) -> Written:
+        page, series = entry.page, entry.page.series
+        books = self._adopted(self.books[series])
+        ledger = books.ledger
+        if page.answered:
+            ledger = replace(ledger, answered=with_answer(ledger, page.answered, page.at))
+        known = {row for row, _, _ in books.refused}
+        fresh: list[Refusal] = []
+        for row in (*map(_cut, page.rejected), *change.refused):
+            if row not in known:
+                known.add(row)
+                fresh.append((row, page.at, page.source))
+        ledger = replace(ledger, quarantined=self._quarantined(books, page.series, change, fresh))
+        new, revised = int(change.new.sum()), int(change.revised.sum())
+        answered = ledger.answered_ranges != books.ledger.answered_ranges
+        if not (new or revised or fresh or answered):
+            if books.kept and ledger.answered != books.ledger.answered:
+                self._event(series, answer_event(page.answered, page.at))
+            self.books[series] = replace(self.books[series], ledger=ledger)
+            return Written(None, same=change.same)
+        for refusal in fresh:
+            opened = page.answered.since if refusal[0].open is None else refusal[0].open
+            self._note(QUARANTINE, series, opened, partial(refusal_text, refusal, series))
+        kind = journal_kind(entry, new=new, revised=revised)
+        told = self._journal(series, page.answered, kind, take, page.source, new + revised)
+        event = answer_event(page.answered, page.at)
+        total = books.total + new
+        self._event(series, replace(event, details={**event.details, "rows": total}, journal=told))
+        self.books[series] = replace(
+            self.books[series],
+            ledger=ledger,
+            kept=True,
+            total=total,
+            refused=(*books.refused, *fresh),
+            revisions=(*books.revisions, *change.revisions),
+        )
+        return Written(told.seq, new, change.same, revised, len(fresh))
+
+    def _quarantined(
+        self, books: Books, series: SeriesId, change: _Change, fresh: Iterable[Refusal]
+    ) -> tuple[int, ...]:
+        """Open times in quarantine that no stored candle has taken the slot of."""
+        refused = {row.open for row, _, _ in fresh if row.open is not None} | set(books.ledger.quarantined)
+        if not refused:
+            return ()
+        stored = set(self._before[series].times.tolist()) | set(change.rows.times.tolist())
+        stored -= {row.open for row in change.refused if row.open is not None}
+        return tuple(sorted(one for one in refused if series.frame.floor(one) not in stored))
+
+    def _said(self, entry: Entry, take: Callable[[], int]) -> Written:
+        """An ask, a fact, or the end of one."""
+        assert not isinstance(entry, Page)
+        series = entry.series
+        books = self.books[series]
+        changed, news = after(books.ledger, entry)
+        if changed is None:
+            return Written(None)
+        self._adopted(books)
+        if isinstance(entry, SeriesFact):
+            span, event = entry.fact.range, fact_event(entry.fact)
+        elif isinstance(entry, Ask):
+            span, event = entry.range, ask_event(changed, entry.range)
+        else:
+            span, event = entry.range, reset_event(changed, entry.range, answers=False, facts=True)
+        kind: JournalKind = "ask" if isinstance(entry, Ask) else "fact"
+        told = self._journal(series, span, kind, take) if news else None
+        if changed.answered != books.ledger.answered or (
+            isinstance(entry, Ask) and changed.facts != books.ledger.facts
+        ):
+            # A clock that went back takes answers with it: from now on just these hold.
+            self._event(
+                series,
+                reset_event(changed, _both(reach(books.ledger), reach(changed)), answers=True, facts=True),
+            )
+        self._event(series, replace(event, journal=told))
+        self.books[series] = replace(self.books[series], ledger=changed, kept=True)
+        return Written(None if told is None else told.seq)
+
+    def _adopted(self, books: Books) -> Books:
+        """Note a series of rows that somebody else wrote as asked for, before anything else is noted of it."""
+        if not books.adopted:
+            return books
+        event = ask_event(books.ledger, reach(books.ledger))
+        self._event(books.series, replace(event, details={**event.details, "rows": books.total}))
+        self.books[books.series] = replace(self.books[books.series], adopted=False)
+        return self.books[books.series]
+
+    def note_alone(self, event: Event, told: JournalEntry) -> None:
+        """Put down one event that is news: for what is not written through entries."""
+        self._event(told.series, replace(event, journal=told))
+
+    async def send_alone(self) -> None:
+        """Send what `note_alone` put down."""
+        await self._send_notes()
+
+    def _journal(
+        self,
+        series: SeriesId,
+        span: TimeRange,
+        kind: JournalKind,
+        take: Callable[[], int],
+        source: str = "",
+        rows: int = 0,
+    ) -> JournalEntry:
+        return JournalEntry(take(), series, span, kind, self._now, source, rows)
+
+    def _event(self, series: SeriesId, event: Event) -> None:
+        for piece in in_pieces(event, self.sink.retention, self._now):
+            seq = None if piece.journal is None else piece.journal.seq
+            self._note(LEDGER, series, piece.span.since, partial(event_text, piece, series), seq)
+
+    def _note(
+        self,
+        measurement: str,
+        series: SeriesId,
+        opened: int,
+        text: Callable[[int], str],
+        seq: int | None = None,
+    ) -> None:
+        """Put down one point of ours, to be sent with the next ones; `text` is given its number."""
+        if opened < self.sink.retention.horizon(self._now):
+            return  # it would vanish at once, as the candles that it speaks of have
+        number = self.books[series].number + 1
+        self.books[series] = replace(self.books[series], number=number)
+        fields: dict[str, str | int | float] = {"n": number, "entry": text(number)}
+        if seq is not None:
+            fields["seq"] = seq
+        tags = replace(self._tags[series], measurement=measurement)
+        key = key_of(tags, {"kind": series.kind, "writer": self.sink.writer})
+        self._notes.append(Lines.of([text_line(key, fields, stamp(opened, number))]))
+
+    async def _send_notes(self) -> None:
+        """Send what was put down. A note that the server refuses ends the commit: without it nothing is answered."""
+        notes, self._notes = self._notes, []
+        if not notes:
+            return
+        refused = await self.sink.sender.send([joined(notes)], precision="ns")
+        if refused:
+            raise DatabaseError(
+                f"InfluxDB refuses an entry of the ledger: {refused[0].reason}",
+                hint="is another program writing into chandlery's measurements of this bucket?",
+            )
+
+
+def _weighed(entry: Page, rows: _Rows, known: _Rows) -> _Change:
+    """A page's rows against the rows that are there in its range."""
+    at = np.searchsorted(known.times, rows.times)
+    inside = np.minimum(at, max(len(known.times) - 1, 0))
+    old = known.values[:, inside] if len(known.times) else np.full_like(rows.values, np.nan)
+    met = (known.times[inside] == rows.times) if len(known.times) else np.zeros(len(rows.times), dtype=bool)
+    equal = (
+        np.ascontiguousarray(old).view(np.int64) == np.ascontiguousarray(rows.values).view(np.int64)
+    ).all(axis=0)
+    revised = met & ~equal
+    page = entry.page
+    revisions = [
+        Revision(
+            page.series,
+            int(rows.times[i]),
+            tuple(old[:, i].tolist()),
+            tuple(rows.values[:, i].tolist()),
+            page.at,
+            page.source,
+        )
+        for i in np.flatnonzero(revised)
+    ]
+    return _Change(rows, ~met, revised, int((met & equal).sum()), revisions)
+
+
+def _take_out(change: _Change, lost: Mapping[int, Rejected]) -> None:
+    """Count the rows that the server refused as refused, not as stored."""
+    for i in np.flatnonzero(change.new | change.revised):
+        refused = lost.get(int(change.rows.times[i]))
+        if refused is not None:
+            change.new[i] = change.revised[i] = False
+            change.refused.append(refused)
+            change.revisions = [r for r in change.revisions if r.open != refused.open]
+
+
+def _cut(row: Rejected) -> Rejected:
+    return row if len(row.raw) <= RAW_LIMIT else replace(row, raw=row.raw[:RAW_LIMIT] + "…")
+
+
+def _slot(opened: int, following: Callable[[int], int]) -> TimeRange:
+    return TimeRange(opened, following(opened))
+
+
+def _both(one: TimeRange, other: TimeRange) -> TimeRange:
+    whole = RangeSet([one, other])
+    return TimeRange(whole.since, whole.until) if whole else one
