@@ -18,7 +18,13 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
 from pydantic_settings.sources import DotEnvSettingsSource
 
 from chandlery.errors import UsageError
@@ -75,11 +81,17 @@ def _web_address(value: str) -> str:
     return value
 
 
+def _listed(value: object) -> object:
+    """Text with commas as the texts between them."""
+    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
 Seconds = Annotated[float, BeforeValidator(seconds_of), Field(ge=0, allow_inf_nan=False)]
 Length = Annotated[float, BeforeValidator(length_of), Field(ge=0, allow_inf_nan=False)]
 Share = Annotated[float, BeforeValidator(share_of), AfterValidator(_in_share)]
 ExchangeId = Annotated[str, AfterValidator(_exchange_id)]
 WebAddress = Annotated[str, AfterValidator(_web_address)]
+StoreUrls = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], NoDecode, BeforeValidator(_listed)]
 
 
 class Settings(BaseSettings):
@@ -94,6 +106,7 @@ class Settings(BaseSettings):
     api_key: SecretStr = Field(default=SecretStr(""), validation_alias="EXCHANGE_API_KEY")
     secret: SecretStr = Field(default=SecretStr(""), validation_alias="EXCHANGE_SECRET")
     store: str = Field(default=DEFAULT_STORE, validation_alias="CHANDLERY_STORE", min_length=1)
+    mirror: StoreUrls = Field(default=(), validation_alias="CHANDLERY_MIRROR")
     state: Path | None = Field(default=None, validation_alias="CHANDLERY_STATE")
     influxdb_url: str | None = Field(default=None, validation_alias="INFLUXDB_URL")
     influxdb_token: SecretStr = Field(default=SecretStr(""), validation_alias="INFLUXDB_TOKEN")
@@ -134,8 +147,11 @@ class Settings(BaseSettings):
 
     @property
     def uses_influxdb(self) -> bool:
-        """Whether the store is an InfluxDB."""
-        return self.store == "influxdb" or self.store.startswith(("influxdb:", "influxdb+"))
+        """Whether the store or a mirror is an InfluxDB."""
+        return any(
+            url == "influxdb" or url.startswith(("influxdb:", "influxdb+"))
+            for url in (self.store, *self.mirror)
+        )
 
 
 #: Secrets are not read from chandlery.toml, which people share and commit.
@@ -247,6 +263,7 @@ _MENDS = {
     "float_type": "write a number",
     "finite_number": "write a number that is finite",
     "string_type": "write text in quotes",
+    "tuple_type": 'write a list of stores, such as ["influxdb", "/mnt/backup/candles"]',
 }
 
 

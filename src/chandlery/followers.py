@@ -8,13 +8,17 @@ import os
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from chandlery.errors import DatabaseError, DataPipelineError, UsageError
 from chandlery.mirror import Mirror, Stopped, same_store
 from chandlery.report import MirrorReport
 from chandlery.stores import open_store
 from chandlery.stores.base import Store
+from chandlery.stores.influx_place import is_influx_url, place_of
+
+if TYPE_CHECKING:
+    from chandlery.config import Settings
 
 log = logging.getLogger("chandlery.mirror")
 
@@ -27,8 +31,10 @@ LONGEST_PAUSE = 30.0
 class Followers:
     """The mirrors of one store for the length of a run: `start`, then `finish`, or `stop` where the run is broken off."""
 
-    def __init__(self, primary: Store, targets: Sequence[Store | str]) -> None:
-        self._mirrors = [Mirror(primary, target) for target in targets]
+    def __init__(
+        self, primary: Store, targets: Sequence[Store | str], *, settings: Settings | None = None
+    ) -> None:
+        self._mirrors = [Mirror(primary, target, settings=settings) for target in targets]
         self._errors: dict[Mirror, DataPipelineError | None] = dict.fromkeys(self._mirrors)
         self._finishing = threading.Event()
         self._threads = [
@@ -88,33 +94,40 @@ class Followers:
             _attempt(mirror.close)
 
 
-def check_mirrors(store: str, mirrors: Sequence[str]) -> None:
-    """Raise UsageError where a mirror is the store itself, is named twice, or is none that can be."""
-    seen = {_place(store)}
+def check_mirrors(store: str, mirrors: Sequence[str], settings: Settings | None = None) -> None:
+    """Raise UsageError where a mirror is the store itself, is named twice, or is none that can be. Asks no server."""
+    if not mirrors:
+        return
+    primary = _place(store, settings)
+    seen = {primary}
     for url in mirrors:
         if url == "memory:":
             raise UsageError(
                 "a mirror in memory would be gone with the run",
                 hint="name a folder or an InfluxDB with --mirror",
             )
-        place = _place(url)
+        place = _place(url, settings)
+        if place == primary:
+            raise same_store(url)
         if place in seen:
-            if place == _place(store):
-                raise same_store(url)
             raise UsageError(f"the mirror {url} is named twice", hint="name each mirror once")
         seen.add(place)
 
 
-def _place(url: str) -> str:
+def _place(url: str, settings: Settings | None) -> str:
     """Where a store is, the same however it is written. Raises UsageError for what is no store's URL."""
+    if is_influx_url(url):
+        from chandlery.config import load_settings
+
+        return place_of(url, settings or load_settings()).url
     try:
         with open_store(url) as store:
             place = store.url
     except UsageError:
         raise
-    except DataPipelineError:
-        place = str(Path(url.removeprefix("file:")).expanduser()) if "://" not in url else url
-    return place if "://" in place else os.path.realpath(place)
+    except DataPipelineError:  # cannot be opened now, and may be later
+        place = str(Path(url.removeprefix("file:")).expanduser())
+    return os.path.realpath(place)
 
 
 def _attempt(work: Callable[[], object]) -> DataPipelineError | None:

@@ -15,7 +15,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from chandlery.candle import SeriesId
 from chandlery.compare import SeriesDifference, compare_series, hull, whole_spans
@@ -26,6 +26,9 @@ from chandlery.stores.base import JournalEntry, Store
 from chandlery.timeframe import DAY
 from chandlery.timerange import RangeSet, TimeRange
 from chandlery.transfer import everything, transfer
+
+if TYPE_CHECKING:
+    from chandlery.config import Settings
 
 log = logging.getLogger("chandlery.mirror")
 
@@ -74,24 +77,26 @@ def touched_by(entries: Iterable[JournalEntry]) -> dict[SeriesId, Touched]:
 
 
 class Mirror:
-    """One store that follows another. `target` is an open Store, which stays the caller's, or a URL.
+    """One store that follows another. `target` is an open Store, which stays the caller's, or a URL (see `open_store`).
 
     Methods may be called from any one thread at a time, beside whatever else uses the primary.
     """
 
-    def __init__(self, primary: Store, target: Store | str) -> None:
+    def __init__(self, primary: Store, target: Store | str, *, settings: Settings | None = None) -> None:
         self.primary = primary
+        self._settings = settings
         self.url = target if isinstance(target, str) else target.url
         self._borrowed = None if isinstance(target, str) else target
         self._target: Store | None = None
         self._door: Door | None = None
         self._stop = threading.Event()
         self._known: int | None = None  # the mark as it was last seen
+        self._is_begun = False
 
     def behind(self) -> int | None:
         """How many journal entries of the primary are not delivered; None if the mirror has not said how far it is."""
         if self._known is None:
-            return 0 if not self._has_news(0) else None
+            return None if self._begun() else 0
         return sum(1 for _ in self.primary.journal(_number(self._known)))
 
     def follow(self) -> int:
@@ -100,19 +105,19 @@ class Mirror:
         Raises what reading the one store or writing the other raises; what was delivered until then is marked.
         """
         delivered = 0
-        while self._has_news(0):
+        while self._begun():
             self._check_stop()
             target, name = self._open(), self.primary.identity
             self._check_other(target, name)
             # Read anew each time: a mirror that was wiped or put back from a backup starts from what it has.
             after = target.mark(name)
-            if after and not self._is_ours(after):
+            batch = self._batch(after)
+            if batch is None:
                 log.warning("%s followed another past of %s: it starts anew", self.url, self.primary.url)
                 target.set_mark(_verified(name), 0)
                 target.set_mark(name, 0)
-                after = 0
+                continue
             self._known = after
-            batch = self._batch(_number(after))
             if not batch:
                 break
             self._deliver(target, touched_by(batch), name, batch[-1].seq)
@@ -128,7 +133,7 @@ class Mirror:
         What differs is sent once more. Everything is compared where nothing was ever verified. Raises DatabaseError
         that names what still differs then.
         """
-        if not self._has_news(0):
+        if not self._begun():
             return
         target, name = self._open(), self.primary.identity
         before, head = target.mark(_verified(name)), _number(target.mark(name))
@@ -163,12 +168,14 @@ class Mirror:
 
     def _open(self) -> Store:
         if self._target is None:
-            self._target = self._borrowed or open_store(self.url)
+            self._target = self._borrowed or open_store(self.url, settings=self._settings)
             self._door = Door(self._target)
         return self._target
 
-    def _has_news(self, after: int) -> bool:
-        return next(iter(self.primary.journal(after, 1)), None) is not None
+    def _begun(self) -> bool:
+        """Whether the primary has ever stored anything: before that it may not even be there."""
+        self._is_begun = self._is_begun or next(self.primary.journal(0, 1), None) is not None
+        return self._is_begun
 
     def _check_other(self, target: Store, name: str) -> None:
         """Refuse the primary itself under another name. A copy of its files has its identity too, but not its marks."""
@@ -179,14 +186,18 @@ class Mirror:
         if self.primary.mark(probe) == value:
             raise same_store(self.url)
 
-    def _is_ours(self, mark: int) -> bool:
-        """Whether the primary's journal holds the entry that was followed: not if it was put back from a backup."""
-        entry = next(iter(self.primary.journal(_number(mark) - 1, 1)), None)
-        return entry is not None and _mark_of(entry) == mark
+    def _batch(self, mark: int) -> list[JournalEntry] | None:
+        """The next entries after a mark; None if the journal does not hold the entry that the mark is of.
 
-    def _batch(self, after: int) -> list[JournalEntry]:
+        That is so where the primary was put back from a backup: what it wrote since is another past.
+        """
         batch, rows = [], 0
-        for entry in self.primary.journal(after, ENTRIES_AT_ONCE):
+        entries = self.primary.journal(max(0, _number(mark) - 1), ENTRIES_AT_ONCE + bool(mark))
+        if mark:
+            followed = next(entries, None)
+            if followed is None or _mark_of(followed) != mark:
+                return None
+        for entry in entries:
             batch.append(entry)
             rows += entry.rows
             if rows >= ROWS_AT_ONCE:
