@@ -6,7 +6,7 @@ by name, never changed: a predicate that means more than it says deletes what it
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 
 from chandlery.candle import VALUES
@@ -15,8 +15,12 @@ from chandlery.timerange import TimeRange
 
 #: The open times that InfluxDB's 64-bit nanoseconds hold, in epoch ms.
 EARLIEST, LATEST = -9_223_372_036_854, 9_223_372_036_854
+#: The five fields as floats; where one is a text, which can be in a shard of its own, it is not there.
+FIELDS = ", ".join(f'"{name}"::float' for name in VALUES)
 #: One number that is there exactly where all five fields are: the sum of a whole candle.
-WHOLE = "+".join(f'"{name}"' for name in VALUES)
+WHOLE = "+".join(f'"{name}"::float' for name in VALUES)
+#: What means something in a string of Flux: quotes, escapes, expressions, and what does not print.
+_FLUX = frozenset('"\\${}\x7f' + "".join(map(chr, range(32))))
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -31,8 +35,13 @@ def influxql_name(text: str) -> str:
 
 
 def flux_string(text: str) -> str:
-    """A string of Flux, in double quotes; `${` in it is text, not a question."""
-    return f'"{_escaped(text, quote=chr(34)).replace("${", chr(92) + "${")}"'
+    """A string of Flux, in double quotes; `${` in it is text, not an expression.
+
+    What means something there is written as the number of its byte: next to a plain `$`, the server's reader takes an
+    escaped one for the end of the string.
+    """
+    _check(text)
+    return '"' + "".join(f"\\x{ord(letter):02x}" if letter in _FLUX else letter for letter in text) + '"'
 
 
 def where(tags: Mapping[str, str], span: TimeRange | None = None) -> str:
@@ -56,11 +65,6 @@ def select_of_whole(
 ) -> str:
     """SELECT of a function over `x`, which is there for each whole candle."""
     return f"SELECT {what} FROM ({select(f'{WHOLE} AS x', measurement, tags, span)}) GROUP BY *"  # noqa: S608 - as above
-
-
-def fields(names: Sequence[str] = VALUES) -> str:
-    """The list of field names of a SELECT."""
-    return ", ".join(influxql_name(name) for name in names)
 
 
 def delete_predicate(measurement: str, tags: Mapping[str, str]) -> str:
@@ -90,11 +94,11 @@ def rfc3339(moment: int) -> str:
 
 
 def _escaped(text: str, quote: str) -> str:
-    if not text.isprintable() and any(not _can_stand(letter) for letter in text):
-        raise UsageError(f"a query cannot hold the text {text!r}", hint="remove its control characters")
+    _check(text)
     return text.replace("\\", "\\\\").replace(quote, "\\" + quote).replace("\n", "\\n")
 
 
-def _can_stand(letter: str) -> bool:
+def _check(text: str) -> None:
     # The server ends its reading at NUL, takes a return for a newline, and cannot be sent half a surrogate pair.
-    return letter not in "\0\r" and not "\ud800" <= letter <= "\udfff"
+    if any(letter in "\0\r" or "\ud800" <= letter <= "\udfff" for letter in text):
+        raise UsageError(f"a query cannot hold the text {text!r}", hint="remove its control characters")

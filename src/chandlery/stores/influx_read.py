@@ -36,6 +36,8 @@ log = logging.getLogger("chandlery.stores")
 PIECE = 1_000_000
 #: A piece is cut in so many, side by side, where it holds at least SMALL candles for each.
 SIDE_BY_SIDE, SMALL = 3, 20_000
+#: A range that would be more pieces than MANY is cut where candles are, as counted in so many windows.
+MANY, WINDOWS = 10, 1000
 #: Statements in one question at most.
 STATEMENTS = 200
 #: Nanoseconds in a millisecond.
@@ -113,7 +115,7 @@ class Reader:
                 task.cancel()
 
     async def _piece(self, tags: SeriesTags, span: TimeRange, names: Sequence[str]) -> _Read:
-        wanted = iql.fields(names) if names else iql.WHOLE
+        wanted = iql.FIELDS if names else iql.WHOLE
         statement = iql.select(wanted, tags.measurement, named(tags), span)
         columns = names or ("whole",)
         try:
@@ -132,7 +134,7 @@ class Reader:
 
     async def _odd_piece(self, tags: SeriesTags, span: TimeRange, names: Sequence[str]) -> _Read:
         # All five fields, whatever is wanted: JSON has no infinite sums.
-        statement = iql.select(iql.fields(), tags.measurement, named(tags), span)
+        statement = iql.select(iql.FIELDS, tags.measurement, named(tags), span)
         (series,) = await self._ql.rows([statement])
         read = _of_rows([rows for rows in series if rows.tags == named(tags)])
         return _Read(read.frame.select("time", *names), read.partial)
@@ -149,14 +151,37 @@ class Reader:
             merged = tuple(
                 kept for span in merged for kept in [next(ends) if span in long else span] if kept is not None
             )
-        return [piece for span in merged for piece in _cut(span, length)]
+        pieces: list[TimeRange] = []
+        for span in merged:
+            if span.until - span.since > MANY * PIECE * length:
+                pieces += await self._by_weight(tags, span, length)
+            else:
+                pieces += _cut(span, length)
+        return pieces
+
+    async def _by_weight(self, tags: SeriesTags, span: TimeRange, length: int) -> list[TimeRange]:
+        """A range of decades, cut where candles are: a lone one far away does not cost a thousand questions."""
+        window = -(-(span.until - span.since) // WINDOWS)
+        counted = iql.select('count("close"::float)', tags.measurement, named(tags), span)
+        (series,) = await self._ql.rows([f"{counted}, time({window}ms) fill(none)"])
+        counts = [row for rows in series if rows.tags == named(tags) for row in rows.values]
+        pieces: list[TimeRange] = []
+        since, held = span.since, 0
+        for start, count in [*counts, (span.until * MS, PIECE)]:
+            begins = max(start // MS, span.since)
+            if held + count > PIECE and begins > since:
+                part = TimeRange(since, begins)
+                pieces += _cut(part, length) if held > PIECE else [part]
+                since, held = begins, 0
+            held += count
+        return [*pieces, *([TimeRange(since, span.until)] if since < span.until else [])]
 
     async def _ends(
         self, tags: SeriesTags, spans: Sequence[TimeRange], by: Sequence[str]
     ) -> list[TimeRange | None]:
         """The smallest range around the points that a range holds, None where it holds none."""
         asked = [
-            iql.select(f"{which}({iql.influxql_name(name)})", tags.measurement, named(tags), span)
+            iql.select(f'{which}("{name}"::float)', tags.measurement, named(tags), span)
             for span in spans
             for name in by
             for which in ("first", "last")
@@ -216,7 +241,10 @@ class Reader:
         wholes, closes, firsts, lasts = await self._ql.rows(
             [
                 iql.select_of_whole("count(x)", measurement),
-                *(iql.select(f'{which}("close")', measurement) for which in ("count", "first", "last")),
+                *(
+                    iql.select(f'{which}("close"::float)', measurement)
+                    for which in ("count", "first", "last")
+                ),
             ]
         )
         counted = _by_tags(wholes, measurement, column=1)
