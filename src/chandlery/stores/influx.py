@@ -337,6 +337,14 @@ class InfluxStore(Store):
             )
         return problems
 
+    def still_there(self) -> None:
+        """Raise StoreUnreadable if the bucket was deleted meanwhile, or another one has its name now."""
+        if self._http.run(self._described()).id != self._bucket.id:
+            raise StoreUnreadable(
+                f"{self.url} is another bucket now: the one that was written to was deleted",
+                hint="run again: what is missing there is fetched anew",
+            )
+
     def close(self) -> None:
         """Let go of connections."""
         self._http.close()

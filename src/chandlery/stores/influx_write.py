@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -18,7 +18,7 @@ import polars as pl
 from chandlery.candle import VALUES, Rejected, SeriesId
 from chandlery.errors import DatabaseError
 from chandlery.ledger import with_answer
-from chandlery.stores.base import Ask, Entry, JournalEntry, JournalKind, Page, Revision, SeriesFact, Written
+from chandlery.stores.base import Ask, Entry, JournalEntry, JournalKind, Page, SeriesFact, Written
 from chandlery.stores.influx_events import (
     LEDGER,
     QUARANTINE,
@@ -40,13 +40,12 @@ from chandlery.stores.influx_events import (
     stamp,
 )
 from chandlery.stores.influx_lines import Lines, SeriesTags, encode, joined, key_of, tags_of, text_line
+from chandlery.stores.influx_weigh import Change, Rows, take_out, weighed
 from chandlery.stores.rules import after, columns_of, journal_kind
 from chandlery.timerange import RangeSet, TimeRange
 from chandlery.when import iso
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from chandlery.stores.influx_read import Reader
     from chandlery.stores.influx_send import Sender
 
@@ -66,44 +65,6 @@ class Sink:
     numbers: Callable[[], AbstractAsyncContextManager[Callable[[], int]]]
 
 
-@dataclass(slots=True)
-class _Rows:
-    """Candles of one series by open time: `times` (n) ascending, `values` (5, n)."""
-
-    times: NDArray[np.int64]
-    values: NDArray[np.float64]
-
-    @classmethod
-    def of(cls, frame: pl.DataFrame) -> _Rows:
-        values = np.array([frame[name].to_numpy() for name in VALUES]).reshape(5, frame.height)
-        return cls(frame["time"].to_physical().to_numpy(), values)
-
-    @classmethod
-    def latest(cls, parts: Sequence[_Rows]) -> _Rows:
-        """All parts as one; of two rows with one open time the later part's holds."""
-        times = np.concatenate([p.times for p in parts])
-        values = np.concatenate([p.values for p in parts], axis=1)
-        # The last of equal times is the first one from behind.
-        kept, first = np.unique(times[::-1], return_index=True)
-        return cls(kept, values[:, len(times) - 1 - first])
-
-    def within(self, span: TimeRange) -> _Rows:
-        low, high = np.searchsorted(self.times, (span.since, span.until))
-        return _Rows(self.times[low:high], self.values[:, low:high])
-
-
-@dataclass(slots=True)
-class _Change:
-    """What one page changes: masks over its rows, and the old values of the revised ones."""
-
-    rows: _Rows
-    new: NDArray[np.bool_]
-    revised: NDArray[np.bool_]
-    same: int
-    revisions: list[Revision] = field(default_factory=list)
-    refused: list[Rejected] = field(default_factory=list)  # rows that the server would not take
-
-
 class Commit:
     """One call of `InfluxStore.write`. `books` are those of its series, which only it changes meanwhile."""
 
@@ -112,7 +73,7 @@ class Commit:
         self.books = dict(books)
         self._now = time.time_ns() // 1_000_000
         self._tags: dict[SeriesId, SeriesTags] = {series: tags_of(series) for series in books}
-        self._before: dict[SeriesId, _Rows] = {}
+        self._before: dict[SeriesId, Rows] = {}
         self._notes: list[Lines] = []
 
     async def run(self, entries: Sequence[Entry]) -> list[Written]:
@@ -166,16 +127,16 @@ class Commit:
         for series, spans in wanted.items():
             merged = [span for span in RangeSet(spans) if span]
             found = await self.sink.reader.candles(self._tags[series], merged)
-            self._before[series] = _Rows.of(found)
+            self._before[series] = Rows.of(found)
 
-    def _weigh(self, pages: Sequence[Page]) -> list[_Change]:
+    def _weigh(self, pages: Sequence[Page]) -> list[Change]:
         """Each page against what is there and what the pages before it bring."""
-        changes: list[_Change] = []
-        brought: dict[SeriesId, list[tuple[TimeRange, _Rows]]] = {}
+        changes: list[Change] = []
+        brought: dict[SeriesId, list[tuple[TimeRange, Rows]]] = {}
         for entry in pages:
             page = entry.page
             times, values = columns_of(page)
-            rows = _Rows(times, values)
+            rows = Rows(times, values)
             earlier = brought.setdefault(page.series, [])
             known = self._before[page.series].within(page.answered)
             over = [
@@ -184,25 +145,25 @@ class Commit:
                 if span.since < page.answered.until and page.answered.since < span.until
             ]
             if over:
-                known = _Rows.latest([known, *over])
-            changes.append(_weighed(entry, rows, known))
+                known = Rows.latest([known, *over])
+            changes.append(weighed(entry, rows, known))
             earlier.append((page.answered, rows))
         return changes
 
-    async def _write_rows(self, pages: Sequence[Page], changes: Sequence[_Change]) -> None:
+    async def _write_rows(self, pages: Sequence[Page], changes: Sequence[Change]) -> None:
         """Revisions first, so that no old value is lost, then what is new or changed; then count it back."""
         for change in changes:
             for revision in change.revisions:
                 self._note(REVISIONS, revision.series, revision.open, partial(revision_text, revision))
         await self._send_notes()
-        sent: dict[SeriesId, _Rows] = {}
+        sent: dict[SeriesId, Rows] = {}
         for series in dict.fromkeys(entry.page.series for entry in pages):
             parts = [
-                _Rows(c.rows.times[c.new | c.revised], c.rows.values[:, c.new | c.revised])
+                Rows(c.rows.times[c.new | c.revised], c.rows.values[:, c.new | c.revised])
                 for entry, c in zip(pages, changes, strict=True)
                 if entry.page.series == series
             ]
-            rows = _Rows.latest(parts)
+            rows = Rows.latest(parts)
             if len(rows.times):
                 sent[series] = rows
         if not sent:
@@ -223,10 +184,10 @@ class Commit:
             raw = one.line.decode("utf-8", "replace")
             lost.setdefault(names[key], {})[opened] = Rejected(opened, raw, f"InfluxDB: {one.reason}"[:1000])
         for entry, change in zip(pages, changes, strict=True):
-            _take_out(change, lost.get(entry.page.series, {}))
+            take_out(change, lost.get(entry.page.series, {}))
         await self._count_back(sent, lost)
 
-    def _row_lines(self, sent: Mapping[SeriesId, _Rows]) -> Iterator[Lines]:
+    def _row_lines(self, sent: Mapping[SeriesId, Rows]) -> Iterator[Lines]:
         for series, rows in sorted(sent.items(), key=lambda one: key_of(self._tags[one[0]])):
             frame = pl.DataFrame(
                 {"time": rows.times, **dict(zip(VALUES, rows.values, strict=True))}
@@ -235,7 +196,7 @@ class Commit:
                 yield encode(self._tags[series], part)
 
     async def _count_back(
-        self, sent: Mapping[SeriesId, _Rows], lost: Mapping[SeriesId, Mapping[int, Rejected]]
+        self, sent: Mapping[SeriesId, Rows], lost: Mapping[SeriesId, Mapping[int, Rejected]]
     ) -> None:
         """Ask the server how many rows it has where we wrote: what is acknowledged and not there is sent once more."""
         for attempt in (1, 2):
@@ -262,7 +223,7 @@ class Commit:
 
     # -- what is noted -----------------------------------------------------------------------------------------------
 
-    def _page(self, entry: Page, change: _Change, take: Callable[[], int]) -> Written:
+    def _page(self, entry: Page, change: Change, take: Callable[[], int]) -> Written:
         page, series = entry.page, entry.page.series
         books = self._adopted(self.books[series])
         ledger = books.ledger
@@ -301,7 +262,7 @@ class Commit:
         return Written(told.seq, new, change.same, revised, len(fresh))
 
     def _quarantined(
-        self, books: Books, series: SeriesId, change: _Change, fresh: Iterable[Refusal]
+        self, books: Books, series: SeriesId, change: Change, fresh: Iterable[Refusal]
     ) -> tuple[int, ...]:
         """Open times in quarantine that no stored candle has taken the slot of."""
         refused = {row.open for row, _, _ in fresh if row.open is not None} | set(books.ledger.quarantined)
@@ -404,41 +365,6 @@ class Commit:
                 f"InfluxDB refuses an entry of the ledger: {refused[0].reason}",
                 hint="is another program writing into chandlery's measurements of this bucket?",
             )
-
-
-def _weighed(entry: Page, rows: _Rows, known: _Rows) -> _Change:
-    """A page's rows against the rows that are there in its range."""
-    at = np.searchsorted(known.times, rows.times)
-    inside = np.minimum(at, max(len(known.times) - 1, 0))
-    old = known.values[:, inside] if len(known.times) else np.full_like(rows.values, np.nan)
-    met = (known.times[inside] == rows.times) if len(known.times) else np.zeros(len(rows.times), dtype=bool)
-    equal = (
-        np.ascontiguousarray(old).view(np.int64) == np.ascontiguousarray(rows.values).view(np.int64)
-    ).all(axis=0)
-    revised = met & ~equal
-    page = entry.page
-    revisions = [
-        Revision(
-            page.series,
-            int(rows.times[i]),
-            tuple(old[:, i].tolist()),
-            tuple(rows.values[:, i].tolist()),
-            page.at,
-            page.source,
-        )
-        for i in np.flatnonzero(revised)
-    ]
-    return _Change(rows, ~met, revised, int((met & equal).sum()), revisions)
-
-
-def _take_out(change: _Change, lost: Mapping[int, Rejected]) -> None:
-    """Count the rows that the server refused as refused, not as stored."""
-    for i in np.flatnonzero(change.new | change.revised):
-        refused = lost.get(int(change.rows.times[i]))
-        if refused is not None:
-            change.new[i] = change.revised[i] = False
-            change.refused.append(refused)
-            change.revisions = [r for r in change.revisions if r.open != refused.open]
 
 
 def _cut(row: Rejected) -> Rejected:
