@@ -95,14 +95,14 @@ async def is_new(http: InfluxHttp) -> bool:
     return bool(answer.json().get("allowed"))
 
 
-async def onboard(http: InfluxHttp, user: str, password: str) -> str:
-    """Set a new server up: its first user, and the organisation and the bucket of the place, which keeps points for ever.
+async def onboard(http: InfluxHttp, user: str, password: str, retention: int) -> str:
+    """Set a new server up: its first user, and the organisation and the bucket of the place (retention in seconds, 0 for ever).
 
     Returns the operator's token, which the server shows this once. Raises UsageError where it does not take the names.
     """
     place = http.place
     document = {"username": user, "password": password, "org": place.org, "bucket": place.bucket}
-    body = json.dumps({**document, "retentionPeriodSeconds": 0}).encode()
+    body = json.dumps({**document, "retentionPeriodSeconds": retention}).encode()
     answer = await http.ask("POST", "/api/v2/setup", body=body, headers=_JSON, retry=False)
     if answer.status in (400, 422) and "onboarding" not in answer.said:
         raise UsageError(f"the server does not take these names: {answer.said}", hint="choose others")

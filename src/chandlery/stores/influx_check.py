@@ -104,6 +104,14 @@ def _next(found: Sequence[Finding], *, write: bool) -> str:
     return names[len(found)]
 
 
+async def who_answers(http: InfluxHttp) -> Finding:
+    """The first check alone: whether an InfluxDB 2 answers, with a token or without."""
+    try:
+        return await _server(http)
+    except (_Failed, DatabaseError) as failed:
+        return Finding("server", ok=False, message=failed.message, hint=failed.hint)
+
+
 # -- who is there ----------------------------------------------------------------------------------------------------
 
 

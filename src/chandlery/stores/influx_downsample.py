@@ -18,7 +18,7 @@ from chandlery.timerange import RangeSet, TimeRange
 from chandlery.when import parse_when
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from chandlery.ledger import Ledger
     from chandlery.stores.influx_http import InfluxHttp
@@ -67,16 +67,17 @@ async def rerun(
     *,
     tags: SeriesTags | None = None,
     ledger: Ledger | None = None,
+    into: Sequence[Target] | None = None,
 ) -> dict[str, int]:
     """Make the long candles anew that have minutes in `ranges` (all of history if None); returns how many by timeframe.
 
     Written are candles whose minutes are all there. With `tags`, of that 1m series only; with its `ledger` too, also those
     that lack minutes, where it says that the exchange has none: every slot answered, none refused. To be called after
     candles arrived, were repaired or revised further back than tasks look (influx_tasks.LOOK_BACK days), and for quiet
-    markets after every fetch. Nothing to do where the bucket has no targets. Raises StoreUnreadable or DatabaseError.
+    markets after every fetch. `into` saves looking the targets up; nothing is done where there are none. Raises StoreUnreadable or DatabaseError.
     """
     made: dict[str, int] = {}
-    for target in await targets(http):
+    for target in await targets(http) if into is None else into:
         done = await _rerun_one(http, target, ranges or _FOR_EVER, tags, ledger)
         made[target.made.timeframe] = made.get(target.made.timeframe, 0) + done
     return made
