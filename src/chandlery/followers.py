@@ -98,7 +98,7 @@ def check_mirrors(store: str, mirrors: Sequence[str], settings: Settings | None 
     """Raise UsageError where a mirror is the store itself, is named twice, or is none that can be. Asks no server."""
     if not mirrors:
         return
-    primary = _place(store, settings)
+    primary = where_is(store, settings)
     seen = {primary}
     for url in mirrors:
         if url == "memory:":
@@ -106,7 +106,7 @@ def check_mirrors(store: str, mirrors: Sequence[str], settings: Settings | None 
                 "a mirror in memory would be gone with the run",
                 hint="name a folder or an InfluxDB with --mirror",
             )
-        place = _place(url, settings)
+        place = where_is(url, settings)
         if place == primary:
             raise same_store(url)
         if place in seen:
@@ -114,8 +114,8 @@ def check_mirrors(store: str, mirrors: Sequence[str], settings: Settings | None 
         seen.add(place)
 
 
-def _place(url: str, settings: Settings | None) -> str:
-    """Where a store is, the same however it is written. Raises UsageError for what is no store's URL."""
+def where_is(url: str, settings: Settings | None) -> str:
+    """Where a store is, the same however its URL is written. Asks no server; raises UsageError for what is no URL of one."""
     if is_influx_url(url):
         from chandlery.config import load_settings
 

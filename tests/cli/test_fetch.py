@@ -16,7 +16,7 @@ from chandlery.stores import open_store
 from chandlery.stores.base import Ask
 from chandlery.timerange import TimeRange
 
-FETCH_KEYS = ["ok", "seconds", "requests", "retries", "weight", "series"]
+FETCH_KEYS = ["ok", "seconds", "requests", "retries", "weight", "series", "mirrors"]
 SLOT_KEYS = ["absent", "missing", "pending", "quarantined", "before_listing", "after_end", "out_of_reach"]
 SERIES_KEYS = [
     "exchange",

@@ -153,7 +153,7 @@ def test_the_report_has_the_fields_of_fetch_json(pipeline: ch.DataPipeline) -> N
     """Every field is a key and an attribute, of the run and of its series; the whole is JSON."""
     report = pipeline.fetch_and_store("BTC/USDT", "1h", "2024-05-30", "2024-05-31")
 
-    run = {"ok", "seconds", "requests", "retries", "weight", "series"}
+    run = {"ok", "seconds", "requests", "retries", "weight", "series", "mirrors"}
     series = {"exchange", "symbol", "timeframe", "kind", "since", "until", "fetched", "written", "error"}
     assert set(report) == run | series | set(SLOTS)
     assert all(getattr(report, key) == report[key] for key in report)

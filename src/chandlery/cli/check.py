@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from chandlery.cli import mirrors
 from chandlery.cli import options as opt
 from chandlery.cli.fetch import backfill, say_store, source_of
 from chandlery.cli.interrupt import run_until_interrupted
 from chandlery.cli.narrow import Cell
 from chandlery.cli.output import Exit, Output
 from chandlery.cli.progress import RunProgress
-from chandlery.cli.runreport import exit_code_of_run, minute, series_names, tell_errors
+from chandlery.cli.runreport import exit_code_of_run, minute, series_names, tell_errors, worse
 from chandlery.errors import DataPipelineError, UsageError
 from chandlery.when import LISTING
 
@@ -71,6 +72,7 @@ def verify(
     exchange_url: opt.ExchangeUrl = None,
     signed: opt.Signed = False,
     store: opt.StoreUrl = None,
+    mirror: opt.Mirrors = None,
     max_wait: opt.MaxWait = None,
     budget: opt.Budget = None,
     wait_lock: opt.WaitLock = False,
@@ -86,15 +88,22 @@ def verify(
     out = Output(quiet=quiet, verbose=verbose)
     if absent and not repair:
         raise UsageError("--absent asks the exchange again", hint="give --repair too")
+    if mirror and not repair:
+        raise UsageError(
+            "--mirror is fed by what --repair brings", hint="chandlery diff STORE MIRROR compares two stores"
+        )
     settings = opt.settle(
         out,
         reads_only=not repair,
         exchange=exchange,
         exchange_url=exchange_url,
         store=store,
+        mirror=mirror or None,
         max_wait=max_wait,
         budget=budget,
     )
+    if repair:
+        mirrors.check(settings)
     with opt.open_kept(settings, out, named=repair) as kept:
         tasks = _tasks(kept, symbols or (), exchange, timeframe or (), since, until)
         if not repair and all(task.unlisted for task in tasks):
@@ -103,7 +112,7 @@ def verify(
         code = Exit.OK
         looked = list(zip(tasks, verdicts, strict=True))
         wants = [want for one in looked if (want := _want(kept, *one, absent=absent))] if repair else []
-        if wants:
+        if wants or (repair and settings.mirror):
             code = _repair(out, settings, kept, wants, absent=absent, signed=signed, wait_lock=wait_lock)
             tasks = _tasks(kept, symbols or (), exchange, timeframe or (), since, until)
             verdicts = [_verdict(kept, task) for task in tasks]
@@ -207,6 +216,7 @@ def _repair(
         errors: list[DataPipelineError] = []
         brought = series = 0
         async with AsyncExitStack() as stack:
+            followers = await stack.enter_async_context(mirrors.followed(store, settings))
             for exchange, some in wants.items():
                 series += len(some)
                 try:
@@ -231,8 +241,9 @@ def _repair(
                 failed = [(str(one.series), one.error) for one in report.series if one.error is not None]
                 tell_errors(out, failed)
                 errors += [error for _, error in failed]
-        out.say(f"repair brought {brought:,} candles")
-        return exit_code_of_run(errors, series, complete=True)
+            out.say(f"repair brought {brought:,} candles")
+            code = mirrors.tell_mirrors(out, await followers.finish())
+        return worse(exit_code_of_run(errors, series, complete=True), code)
 
     with RunProgress(out) as progress:
         return run_until_interrupted(out, run)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 import typer
 
+from chandlery.cli import mirrors
 from chandlery.cli import options as opt
 from chandlery.cli.interrupt import run_until_interrupted
 from chandlery.cli.memory import keep_small
@@ -22,6 +23,7 @@ from chandlery.cli.runreport import (
     tell_plan,
     tell_run,
     together,
+    worse,
 )
 from chandlery.errors import ExchangeError, NoSuchStore, UsageError
 
@@ -56,6 +58,7 @@ def fetch(
     exchange_url: opt.ExchangeUrl = None,
     signed: opt.Signed = False,
     store: opt.StoreUrl = None,
+    mirror: opt.Mirrors = None,
     settle: opt.Settle = None,
     recheck: opt.Recheck = None,
     max_wait: opt.MaxWait = None,
@@ -76,11 +79,13 @@ def fetch(
         exchange=exchange,
         exchange_url=exchange_url,
         store=store,
+        mirror=mirror or None,
         settle=settle,
         recheck=recheck,
         max_wait=max_wait,
         budget=budget,
     )
+    mirrors.check(settings)
     wish = Wish(tuple(symbols or ()), _timeframes(timeframe), since, until, only=exchange)
     with RunProgress(out) as progress:
         try:
@@ -95,7 +100,7 @@ def fetch(
             )
             out.exit(Exit.INTERRUPTED)
     tell_run(out, report, as_json=as_json)
-    out.exit(exit_code(report))
+    out.exit(worse(exit_code(report), mirrors.tell_mirrors(out, report.mirrors)))
 
 
 def plan(
@@ -188,6 +193,7 @@ async def _fetch(
         if not wish.symbols:
             kept = stack.enter_context(opt.open_kept(settings, out, named=True))
             say_store(out, kept)
+            followers = await stack.enter_async_context(mirrors.followed(kept, settings))
             reports = []
             for exchange, wants in _kept_wants(kept, wish).items():
                 try:
@@ -199,24 +205,31 @@ async def _fetch(
                     reports.append(await run.run(timed))
                 except ExchangeError as error:
                     reports.append(nothing_begun([want.series for want in wants], error))
-            return together(reports)
+            report = together(reports)
+            report.mirrors = await followers.finish()
+            return report
         source = await stack.enter_async_context(source_of(settings, signed=signed))
         try:
             wants = await _wants(source, wish)
         except ExchangeError as error:
             if isinstance(error, UsageError):
                 raise
-            return nothing_begun(_as_typed(settings, wish), error, _span_as_typed(wish))
+            report = nothing_begun(_as_typed(settings, wish), error, _span_as_typed(wish))
+            report.mirrors = await mirrors.catch_up(settings)
+            return report
         progress.order = [want.series for want in wants]
         # Only now is it known that there is something to store, so only now may a store be made.
         store = stack.enter_context(open_store(settings.store, settings=settings))
         say_store(out, store)
+        followers = await stack.enter_async_context(mirrors.followed(store, settings))
         try:
-            return await backfill(settings, source, store, progress, wait_lock=wait_lock).run(wants)
+            report = await backfill(settings, source, store, progress, wait_lock=wait_lock).run(wants)
         except ExchangeError as error:
             if isinstance(error, UsageError):
                 raise
-            return nothing_begun([want.series for want in wants], error)
+            report = nothing_begun([want.series for want in wants], error)
+        report.mirrors = await followers.finish()
+        return report
 
 
 async def _plan(out: Output, settings: Settings, wish: Wish, *, signed: bool) -> PlanReport:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 import chandlery
-from chandlery.cli import check, demo, exchange, fetch, influx, manage, read
+from chandlery.cli import check, demo, exchange, fetch, influx, manage, read, stores
 from chandlery.cli.options import example
 from chandlery.cli.output import Group, Output
 
@@ -47,6 +47,7 @@ def make_app() -> typer.Typer:
     check.register(app)
     read.register(app)
     manage.register(app)
+    stores.register(app)
     influx.register(app)
     exchange.register(app)
     demo.register(app)

@@ -12,7 +12,7 @@ from chandlery.cli.fetch import is_pattern, say_store, source_of
 from chandlery.cli.interrupt import run_until_interrupted
 from chandlery.cli.narrow import Cell, Mark
 from chandlery.cli.output import Exit, Output, exit_code_of
-from chandlery.cli.runreport import minute, series_names
+from chandlery.cli.runreport import minute, series_names, worse
 from chandlery.errors import DataPipelineError, UnknownSymbol
 
 if TYPE_CHECKING:
@@ -220,9 +220,3 @@ def seal(
                 code = worse(code, exit_code_of(error))
         out.say(f"sealed {partitions:,} partition{'' if partitions == 1 else 's'}")
     out.exit(code)
-
-
-def worse(one: Exit, other: Exit) -> Exit:
-    """The exit code that goes before the other: 4, 5, 3, 1, 0."""
-    order = (Exit.STORE, Exit.LOCKED, Exit.EXCHANGE, Exit.USAGE, Exit.INCOMPLETE, Exit.OK)
-    return min(one, other, key=order.index)

@@ -120,6 +120,15 @@ StoreUrl = Annotated[
         show_default=False,
     ),
 ]
+Mirrors = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--mirror",
+        metavar="URL",
+        help="Another store that is kept equal; may be given several times (CHANDLERY_MIRROR).",
+        show_default=False,
+    ),
+]
 Settle = Annotated[
     str | None,
     typer.Option(

@@ -40,6 +40,12 @@ def exit_code_of_run(errors: Sequence[DataPipelineError], series: int, *, comple
     return Exit.OK if complete and not errors else Exit.INCOMPLETE
 
 
+def worse(one: Exit, other: Exit) -> Exit:
+    """The exit code that goes before the other: 4, 5, 3, 1, 0."""
+    order = (Exit.STORE, Exit.LOCKED, Exit.EXCHANGE, Exit.USAGE, Exit.INCOMPLETE, Exit.OK)
+    return min(one, other, key=order.index)
+
+
 def minute(moment: int | None) -> str | None:
     """Epoch ms as `2024-01-01 00:00` (UTC), with seconds only where there are any."""
     from chandlery.when import iso
