@@ -59,7 +59,7 @@ class InfluxStore(Store):
     """One bucket of an InfluxDB 2. `folder` is where locks and numbers of this host are kept (None: the state folder).
 
     Opening asks the server whether it is there and may be read; whether it may be written is asked before the first
-    write. Raises StoreUnreadable or DatabaseError where it cannot be used, with the mend.
+    write. Raises NoSuchStore, StoreUnreadable or DatabaseError where it cannot be used, with the mend.
     """
 
     atomic = False
@@ -155,7 +155,7 @@ class InfluxStore(Store):
 
     def _check_for_writing(self) -> None:
         if not self._checked_for_writing:
-            raise_failure(self._http.run(preflight(self._http, write=True)))
+            raise_failure(self._http.run(preflight(self._http, write=True)), opened=True)
             self._checked_for_writing = True
 
     def forget(self, series: SeriesId, span: TimeRange) -> None:

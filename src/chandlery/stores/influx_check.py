@@ -19,7 +19,7 @@ from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from chandlery.errors import DatabaseError, StoreUnreadable
+from chandlery.errors import DatabaseError, NoSuchStore, StoreUnreadable
 from chandlery.stores.influx_admin import Bucket, said_length
 from chandlery.stores.influx_ql import InfluxQl
 from chandlery.stores.influx_query import flux_string
@@ -38,28 +38,36 @@ _SETUP = "`chandlery influx setup` makes one"
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What one check found. `message` is what is so, `hint` the mend (empty where nothing is to be done)."""
+    """What one check found. `message` is what is so, `hint` the mend (empty where nothing is to be done).
+
+    `absent`: what the settings name, the organisation or the bucket, is not there.
+    """
 
     name: str
     ok: bool
     message: str
     hint: str = ""
+    absent: bool = False
 
 
 class _Failed(Exception):
     """A check that found what must not be: nothing after it can be asked."""
 
-    def __init__(self, message: str, hint: str) -> None:
+    def __init__(self, message: str, hint: str, *, absent: bool = False) -> None:
         super().__init__(message)
         self.message = message
         self.hint = hint
+        self.absent = absent
 
 
-def raise_failure(findings: Sequence[Finding]) -> None:
-    """Raise the first finding that is not fine: StoreUnreadable, or DatabaseError where no InfluxDB 2 answered."""
+def raise_failure(findings: Sequence[Finding], *, opened: bool = False) -> None:
+    """Raise the first finding that is not fine: DatabaseError where no InfluxDB 2 answered, NoSuchStore where the
+    organisation or the bucket was never there (in a store that is `opened` it was), else StoreUnreadable.
+    """
     for found in findings:
         if not found.ok:
             kind = DatabaseError if found.name == "server" else StoreUnreadable
+            kind = NoSuchStore if found.absent and not opened else kind
             raise kind(found.message, hint=found.hint)
 
 
@@ -86,7 +94,7 @@ async def preflight(http: InfluxHttp, *, write: bool, since: int | None = None) 
     except _Failed as failed:
         return [
             *found,
-            Finding(_next(found, write=write), ok=False, message=failed.message, hint=failed.hint),
+            Finding(_next(found, write=write), False, failed.message, failed.hint, failed.absent),
         ]
     except DatabaseError as error:  # it does not answer, or only with what passes
         return [*found, Finding(_next(found, write=write), ok=False, message=error.message, hint=error.hint)]
@@ -179,16 +187,20 @@ async def _bucket(http: InfluxHttp, found: list[Finding]) -> tuple[Bucket, int]:
         if _object(await http.ask("GET", "/api/v2/setup")).get("allowed"):
             raise _Failed("the server is new: nobody has set it up", "`chandlery influx setup` does")
         raise _Failed(
-            "the server does not take the token", f"check INFLUXDB_TOKEN: mistyped, or revoked; {_SETUP}"
+            "the server does not take the token", f"INFLUXDB_TOKEN is mistyped, or was revoked; {_SETUP}"
         )
     found.append(Finding("token", ok=True, message="the server takes it"))
     if answer.status == 404 and "organization" in answer.said:
         raise _Failed(
-            f"there is no organisation {place.org!r}, or the token may not see it", "check INFLUXDB_ORG"
+            f"there is no organisation {place.org!r}, or the token may not see it",
+            "check INFLUXDB_ORG",
+            absent=True,
         )
     if answer.status == 404:
         raise _Failed(
-            f"there is no bucket {place.bucket!r} in {place.org!r}", f"check INFLUXDB_BUCKET; {_SETUP}"
+            f"there is no bucket {place.bucket!r} in {place.org!r}",
+            f"check INFLUXDB_BUCKET; {_SETUP}",
+            absent=True,
         )
     listed = _object(answer).get("buckets")
     if answer.status != 200 or not isinstance(listed, list):
