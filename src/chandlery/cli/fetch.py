@@ -234,6 +234,7 @@ async def _fetch(
 
 async def _plan(out: Output, settings: Settings, wish: Wish, *, signed: bool) -> PlanReport:
     from chandlery.stores import open_store
+    from chandlery.stores.influx_place import is_influx_url
 
     async with AsyncExitStack() as stack:
         source = await stack.enter_async_context(source_of(settings, signed=signed))
@@ -246,6 +247,8 @@ async def _plan(out: Output, settings: Settings, wish: Wish, *, signed: bool) ->
         try:
             store = stack.enter_context(opt.open_kept(settings, out))
         except NoSuchStore:
+            if is_influx_url(settings.store):
+                raise  # a bucket is not made by fetching into it
             out.note(f"there is no store at {settings.store} yet")
             store = stack.enter_context(open_store("memory:"))
         progress = RunProgress(out)

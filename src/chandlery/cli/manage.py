@@ -210,6 +210,9 @@ def seal(
     settings = opt.settle(out, store=store)
     with opt.open_kept(settings, out, named=True) as kept:
         say_store(out, kept)
+        if kept.remote:
+            out.say("nothing to seal: an InfluxDB takes candles in as they come")
+            out.exit(Exit.OK)
         code = Exit.OK
         partitions = 0
         for one in kept.series():

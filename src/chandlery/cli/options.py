@@ -116,7 +116,7 @@ StoreUrl = Annotated[
     typer.Option(
         "--store",
         metavar="URL",
-        help="Folder of the store (CHANDLERY_STORE, then chandlery.toml, then ./candles).",
+        help="Folder of the store, or influxdb://HOST:PORT/ORG/BUCKET (CHANDLERY_STORE, then chandlery.toml, then ./candles).",
         show_default=False,
     ),
 ]
