@@ -22,6 +22,7 @@ from chandlery.timeframe import HOUR
 
 from .fixtures import Bucket, StartInfluxd
 from .influx_server import InfluxServer
+from .proxy import Fault, FaultProxy
 
 YEAR = 365 * 86_400
 SINCE = int(datetime(2024, 3, 1, tzinfo=UTC).timestamp() * 1000)
@@ -175,6 +176,30 @@ def test_a_password_that_the_server_refuses_is_told(new_server: InfluxServer, ru
     assert "password" in done.err
     assert done.out == ""
     assert new_server.ask("GET", "/api/v2/setup").json["allowed"] is True
+
+
+def test_what_is_shown_once_is_shown_whatever_fails_after(new_server: InfluxServer, run: Run) -> None:
+    """Where the set-up fails half-way, the operator's token and those made by then stand on stdout all the same."""
+    with FaultProxy(new_server.url) as proxy:
+        proxy.plan(Fault(status=403, path="/api/v2/tasks"))
+        done = run("setup", "--url", proxy.url, "--downsample", "1h")
+    assert done.code == 4, done.err
+    shown = done.lines
+    for name in ("INFLUXDB_ADMIN_TOKEN", "INFLUXDB_TOKEN"):
+        assert new_server.ask("GET", "/api/v2/buckets", token=shown[name]).status == 200
+    ended = run(
+        "setup",
+        "--url",
+        new_server.url,
+        "--downsample",
+        "1h",
+        "--json",
+        INFLUXDB_ADMIN_TOKEN=shown["INFLUXDB_ADMIN_TOKEN"],
+    )
+    assert (ended.code, {k for k, v in steps(ended).items() if v == "made"}) == (
+        0,
+        {"task chandlery: 1h candles of trading, in trading_1h"},
+    )
 
 
 # -- a server that is set up -----------------------------------------------------------------------------------------
@@ -347,6 +372,41 @@ def test_history_is_downsampled_at_set_up(bucket: Bucket, admin: Run, run: Run) 
     assert again.code == 0, again.err
     assert again.json["candles"] == {"1h": 2}
     assert bucket.server.count("ohlcv", target) == 4
+
+
+def test_a_quiet_market_is_downsampled_after_a_fetch(bucket: Bucket, admin: Run, run: Run) -> None:
+    """Fetched minutes of a market that leaves some out become all the hours that the exchange itself has, and list and show them."""
+    shown = admin("--downsample", "1h", "--json").json["environment"]
+    environment = {**bucket.environment, "INFLUXDB_TOKEN": shown["INFLUXDB_TOKEN"]}
+    settings = ExchangeSettings(clock="2024-06-01T00:01Z,0", omit_flat=True, seed=7)
+    with LocalExchange(settings) as quiet:
+        spans = (SINCE, SINCE + 24 * HOUR)
+        symbol = min(quiet.symbols, key=lambda s: quiet.truth(s, "1m", *spans).height or 9999)
+        hours = quiet.truth(symbol, "1h", *spans)
+        from chandlery.cli.main import app
+
+        for what in (
+            ("fetch", symbol, "-t", "1m", "--since", "2024-03-01", "--until", "2024-03-02"),
+            ("list",),
+        ):
+            args = [*what, "--store", "influxdb"]
+            done = CliRunner().invoke(app, args, env={**environment, "EXCHANGE_URL": quiet.url})
+            assert done.exit_code == 0, done.stderr
+    made = run("downsample", "--json", **environment)
+    assert made.json["candles"] == {"1h": hours.height}, made.err
+    target = bucket.server.store_url(f"{bucket.name}_1h")
+    from chandlery.stores import open_store
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        with open_store(target, create=False) as kept:
+            (series,) = [one.series for one in kept.series()]
+            found = kept.read(series)
+    assert (series.symbol, series.timeframe) == (symbol, "1h")
+    assert found.select("time", "open", "high", "low", "close").equals(
+        hours.select("time", "open", "high", "low", "close")
+    )
 
 
 def test_downsampling_without_a_target_is_told(bucket: Bucket, run: Run) -> None:

@@ -119,9 +119,8 @@ def downsample(
     minutes without a trade out: there an hour is made where every minute of it was answered.
     """
     from chandlery.stores import open_store
-    from chandlery.stores.influx_downsample import rerun, targets
+    from chandlery.stores.influx_downsample import rerun, rerun_series, targets
     from chandlery.stores.influx_http import InfluxHttp
-    from chandlery.stores.influx_lines import tags_of
     from chandlery.timerange import RangeSet
     from chandlery.when import LISTING, parse_when
 
@@ -143,14 +142,10 @@ def downsample(
             )
         with open_store(place.url, create=False) as kept:
             minutes = [one for one in kept.series() if one.series.timeframe == "1m"]
-            if not any(one.absent for one in minutes):
+            if any(one.absent for one in minutes):
+                made = rerun_series(http, kept, {one.series: ranges for one in minutes}, into)
+            else:  # nothing that only a ledger knows: all series in one go
                 made = http.run(rerun(http, ranges, into=into))
-            else:
-                made = dict.fromkeys((target.made.timeframe for target in into), 0)
-                for one in minutes:
-                    tags, ledger = tags_of(one.series), kept.ledger(one.series)
-                    done = http.run(rerun(http, ranges, tags=tags, ledger=ledger, into=into))
-                    made = {timeframe: number + done[timeframe] for timeframe, number in made.items()}
     finally:
         http.close()
     if as_json:

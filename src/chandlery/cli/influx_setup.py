@@ -146,6 +146,7 @@ def setup(
         line_of(name, value)  # refuses what could not be shown, before anything is made
     path = save_to or (Path("secrets") / f".env.{settings.exchange}" if save else None)
     place, shown = _onboarded(out, place, _admin_token(settings, token_file), user, plan)
+    plan = replace(plan, onboarded=bool(shown))
     shown = {**named, **shown}
     outcome = Outcome()
     done = False

@@ -13,6 +13,7 @@ from chandlery.ledger import State, regions
 from chandlery.stores import influx_tasks
 from chandlery.stores.influx_admin import Bucket
 from chandlery.stores.influx_http import failed
+from chandlery.stores.influx_lines import tags_of
 from chandlery.stores.influx_tasks import Downsampling
 from chandlery.timerange import RangeSet, TimeRange
 from chandlery.when import parse_when
@@ -20,7 +21,9 @@ from chandlery.when import parse_when
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from chandlery.candle import SeriesId
     from chandlery.ledger import Ledger
+    from chandlery.stores.base import Store
     from chandlery.stores.influx_http import InfluxHttp
     from chandlery.stores.influx_lines import SeriesTags
 
@@ -92,6 +95,29 @@ def explained(ledger: Ledger, wanted: RangeSet) -> RangeSet:
     return RangeSet(part for ranges in parts for part in ranges) - RangeSet(
         TimeRange(opened, frame.next(opened)) for opened in refused
     )
+
+
+def rerun_series(
+    http: InfluxHttp,
+    store: Store,
+    series: Mapping[SeriesId, RangeSet | None],
+    into: Sequence[Target] | None = None,
+) -> dict[str, int]:
+    """`rerun` for 1m series of a store, each with its ledger and the ranges that were touched (None: all of history).
+
+    Series of other timeframes are passed over. Returns how many long candles were written, by timeframe; empty where
+    the bucket has no targets. From any thread; raises as `rerun` does.
+    """
+    minutes = {one: ranges for one, ranges in series.items() if one.timeframe == influx_tasks.SOURCE}
+    if not minutes:
+        return {}
+    known = http.run(targets(http)) if into is None else into
+    made = dict.fromkeys((target.made.timeframe for target in known), 0)
+    for one, ranges in minutes.items() if known else ():
+        work = rerun(http, ranges, tags=tags_of(one), ledger=store.ledger(one), into=known)
+        for timeframe, number in http.run(work).items():
+            made[timeframe] += number
+    return made
 
 
 async def _rerun_one(

@@ -26,12 +26,16 @@ State = Literal["made", "there", "changed"]
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is wanted besides organisation and bucket. `retention` is in seconds, 0 for ever, None if nothing was said."""
+    """What is wanted besides organisation and bucket. `retention` is in seconds, 0 for ever, None if nothing was said.
+
+    `onboarded` says that organisation and bucket came with the server's own set-up, a moment ago.
+    """
 
     retention: int | None = None
     long: tuple[tuple[Downsampling, int], ...] = ()
     change_retention: bool = False
     new_tokens: bool = False
+    onboarded: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,11 +96,12 @@ async def set_up(http: InfluxHttp, plan: Plan, outcome: Outcome) -> None:
     """
     place, admin = http.place, Admin(http)
     org_id = await admin.organisation(place.org)
-    outcome.steps.append(Step("organisation", place.org, "made" if org_id is None else "there"))
+    new = org_id is None or plan.onboarded
+    outcome.steps.append(Step("organisation", place.org, "made" if new else "there"))
     if org_id is None:
         org_id = await admin.make_organisation(place.org)
     there = await admin.buckets(org_id)
-    wanted = [(place.bucket, plan.retention, "OHLCV candles, kept by chandlery")]
+    wanted = [(place.bucket, plan.retention, "")]
     wanted += [(made.target, retention, made.name) for made, retention in plan.long]
     for made, _ in plan.long:
         _refuse_other_use(there.get(made.target), made)
@@ -110,8 +115,8 @@ async def set_up(http: InfluxHttp, plan: Plan, outcome: Outcome) -> None:
         outcome.steps.append(await _task(admin, org_id, made))
     if any(step.kind == "task" and step.state != "there" for step in outcome.steps):
         for timeframe, number in (await rerun(http)).items():
-            note = f"{number:,} of history" if number else "no complete ones yet"
-            outcome.steps.append(Step("candles", timeframe, "made" if number else "there", note))
+            if number:
+                outcome.steps.append(Step("candles", timeframe, "made", f"{number:,} of history"))
 
 
 def _refuse_other_use(bucket: Bucket | None, made: Downsampling) -> None:
@@ -146,7 +151,7 @@ async def _bucket(
     if bucket is None:
         made = await admin.make_bucket(org_id, name, retention or 0, description)
         return made, Step("bucket", name, "made", f"keeps points {_kept(retention or 0)}")
-    state: State = "there"
+    state: State = "made" if plan.onboarded and not description else "there"
     note = f"keeps points {_kept(bucket.retention)}"
     if retention is not None and retention != bucket.retention:
         if plan.change_retention:
@@ -156,7 +161,7 @@ async def _bucket(
             note += f", not {_kept(retention)} as asked: --change-retention changes that"
     elif retention is None and bucket.retention:
         note += "; --retention INF --change-retention would keep them for ever"
-    if not bucket.description:
+    if description and not bucket.description:
         await admin.change_bucket(bucket, description=description)
         state = "changed"
     return bucket, Step("bucket", name, state, note)
