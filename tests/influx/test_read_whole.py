@@ -185,7 +185,7 @@ def test_an_error_inside_an_answer_is_an_error(bucket: Bucket, reader: Reader) -
     bad = 'SELECT derivative("close", 0s) FROM "ohlcv"'
 
     with pytest.raises(DatabaseError, match="duration argument must be positive"):
-        reader._http.run(reader._ql.blocks(bad, 1))
+        reader._http.run(reader._ql.blocks([bad]))
     for statements in ([bad, good], [good, bad]):
         with pytest.raises(DatabaseError, match=r"duration argument|not executed"):
             reader._http.run(reader._ql.rows(statements))
@@ -202,7 +202,7 @@ def test_no_beginning_of_an_answer_passes_for_all_of_it(bucket: Bucket, reader: 
     statement = 'SELECT "open", "close" FROM "ohlcv" GROUP BY *'
     packed = reader._http.run(reader._ql._ask(statement, "application/x-msgpack"))
     text = reader._http.run(reader._ql._ask(f"{statement}; {statement}", "application/json"))
-    assert sum(len(block.times) for block in blocks_of_msgpack(packed, 2)) == 25_000
+    assert sum(len(block.times) for block in blocks_of_msgpack(packed, 1)[0]) == 25_000
     assert [len(rows[0].values) for rows in rows_of_json(text, 2)] == [25_000, 25_000]
 
     dice = random.Random(seed)
@@ -210,7 +210,7 @@ def test_no_beginning_of_an_answer_passes_for_all_of_it(bucket: Bucket, reader: 
     assert len(chunks) == 3
     for place in [*chunks, *(dice.randrange(len(packed)) for _ in range(3000))]:
         with pytest.raises((DatabaseError, OddRows)):
-            blocks_of_msgpack(packed[:place], 2)
+            blocks_of_msgpack(packed[:place], 1)
     lines = [place + 1 for place, byte in enumerate(text) if byte == 10][:-1]
     for place in [*lines, *(dice.randrange(len(text) - 2) for _ in range(20))]:
         with pytest.raises(DatabaseError):

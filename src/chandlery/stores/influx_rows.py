@@ -10,6 +10,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from chandlery.errors import DatabaseError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-_ARRAY_OF_DOUBLES = 0xCB
+_DOUBLE = 0xCB
 _INT64, _UINT64 = 0xD3, 0xCF
 
 
@@ -44,7 +45,7 @@ class Rows:
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Rows of whole numbers of one series: times in epoch ns, and a column of doubles for each field."""
+    """Rows without gaps of one series: times in epoch ns, and a column of doubles for each field."""
 
     tags: Mapping[str, str]
     times: NDArray[np.int64]
@@ -93,43 +94,38 @@ def _add(found: list[Rows], part: dict[str, Any]) -> None:
     found[-1].values.extend(part.get("values") or [])
 
 
-def blocks_of_msgpack(body: bytes, fields: int) -> list[Block]:
-    """The blocks of rows that answer one statement, in their order.
+def blocks_of_msgpack(body: bytes, statements: int) -> list[list[Block]]:
+    """The blocks of rows that answer each statement, in their order.
 
-    Raises QueryFailed with the server's words, OddRows if a row is not a time and `fields` doubles, DatabaseError if it
-    is cut.
+    Raises QueryFailed with the server's words, OddRows if a row is not a time and doubles, DatabaseError if it is cut.
     """
-    blocks: list[Block] = []
-    partial = True
-    reader = _Reader(body, fields)
+    found: list[list[Block]] = [[] for _ in range(statements)]
+    done: set[int] = set()
+    reader = _Reader(body)
     try:
         while reader.at < len(body):
             for result in reader.value()["results"]:
                 if "error" in result:
                     raise QueryFailed(result["error"])
-                partial = result.get("partial", False)
+                number = result["statement_id"]
+                _finish(done, number, partial=result.get("partial", False))
                 for part in result.get("series", ()):
                     tags = {name: value for name, value in part.get("tags", {}).items() if value}
                     times, doubles = part["values"]
-                    blocks.append(Block(tags, times, doubles))
+                    found[number].append(Block(tags, times, doubles))
     except (struct.error, KeyError, TypeError, IndexError, ValueError, AttributeError):
         raise _cut() from None
-    if partial:
+    if done != set(range(statements)):
         raise _cut()
-    return blocks
+    return found
 
 
 class _Reader:
     """So much of MessagePack as an answer is made of; the array under "values" becomes numpy arrays."""
 
-    def __init__(self, body: bytes, fields: int) -> None:
+    def __init__(self, body: bytes) -> None:
         self.body = body
         self.at = 0
-        row: list[tuple[str, str]] = [("array", "u1"), ("int", "u1"), ("time", ">i8")]
-        for number in range(fields):
-            row += [(f"double{number}", "u1"), (f"value{number}", ">f8")]
-        self._row = np.dtype(row)
-        self._fields = fields
 
     def value(self) -> Any:
         """The next value, whatever it is."""
@@ -153,22 +149,23 @@ class _Reader:
         found: dict[str, Any] = {}
         for _ in range(size):
             name = self.value()
-            found[name] = self._rows() if name == "values" else self.value()
+            found[name] = self._rows(len(found["columns"]) - 1) if name == "values" else self.value()
         return found
 
-    def _rows(self) -> tuple[NDArray[np.int64], list[NDArray[np.float64]]]:
+    def _rows(self, fields: int) -> tuple[NDArray[np.int64], list[NDArray[np.float64]]]:
         kind = self._number(">B")
         size = kind & 0x0F if 0x90 <= kind < 0xA0 else self._number({0xDC: ">H", 0xDD: ">I"}[kind])
-        if self.at + size * self._row.itemsize > len(self.body):
+        row = _row(fields)
+        if self.at + size * row.itemsize > len(self.body):
             raise OddRows  # rows with gaps are shorter; where the answer is cut, the JSON will tell
-        rows = np.frombuffer(self.body, self._row, size, self.at)
-        whole = (rows["array"] == 0x91 + self._fields) & np.isin(rows["int"], (_INT64, _UINT64))
-        for number in range(self._fields):
-            whole &= rows[f"double{number}"] == _ARRAY_OF_DOUBLES
+        rows = np.frombuffer(self.body, row, size, self.at)
+        whole = (rows["array"] == 0x91 + fields) & np.isin(rows["int"], (_INT64, _UINT64))
+        for number in range(fields):
+            whole &= rows[f"is_double{number}"] == _DOUBLE
         if not whole.all():
             raise OddRows
         self.at += rows.nbytes
-        doubles = [rows[f"value{number}"].astype(np.float64) for number in range(self._fields)]
+        doubles = [rows[f"double{number}"].astype(np.float64) for number in range(fields)]
         return rows["time"].astype(np.int64), doubles
 
     def _number(self, form: str) -> int:
@@ -181,6 +178,15 @@ class _Reader:
             raise ValueError
         self.at += size
         return self.body[self.at - size : self.at].decode()
+
+
+@lru_cache
+def _row(fields: int) -> np.dtype[np.void]:
+    """A row as it lies in the answer: each value after a byte that says what it is."""
+    row: list[tuple[str, str]] = [("array", "u1"), ("int", "u1"), ("time", ">i8")]
+    for number in range(fields):
+        row += [(f"is_double{number}", "u1"), (f"double{number}", ">f8")]
+    return np.dtype(row)
 
 
 def _cut() -> DatabaseError:
