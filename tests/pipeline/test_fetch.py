@@ -250,3 +250,19 @@ def test_partial_failure_is_a_report_that_is_false(
     assert report.missing > 0
     kept = ch.open_store(tmp_path / "candles").read(ch.SeriesId("binance", "BTC/USDT", "1h")).height
     assert kept == report.written > 0
+
+
+def test_mirrors_follow_the_store(exchange: LocalExchange, tmp_path: Path) -> None:
+    """A pipeline's mirrors hold what its store does when the call returns; one that cannot is named and stops nothing."""
+    (tmp_path / "file").write_text("in the way")
+    mirrors = [tmp_path / "mirror", str(tmp_path / "file")]
+    with ch.DataPipeline(store=tmp_path / "store", mirrors=mirrors, exchange_url=exchange.url) as pipeline:
+        report = pipeline.fetch_and_store("BTC/USDT", "1h", "2024-05-30", "2024-05-31")
+    assert report
+    assert [(m["url"], m["ok"]) for m in report.mirrors] == [(str(url), n == 0) for n, url in enumerate(mirrors)]
+    series = ch.SeriesId("binance", "BTC/USDT", "1h")
+    with ch.open_store(tmp_path / "store") as store, ch.open_store(tmp_path / "mirror", create=False) as mirror:
+        assert mirror.read(series).equals(store.read(series))
+        assert mirror.ledger(series) == store.ledger(series)
+    with pytest.raises(ch.DataPipelineError, match="is the store itself"):
+        ch.DataPipeline(store=tmp_path / "store", mirrors=[tmp_path / "store"])

@@ -387,7 +387,6 @@ def _tell_copied(out: Output, job: _Copy, found: Sequence[SeriesDifference]) -> 
         verdict = Mark("equal", "green") if one.equal else Mark("failed" if one.error else "differs", "red")
         rows.append([visible(name), *counts, len(one.days), verdict])
     out.table([head, "new", "revised", "days that differ", ""], rows)
-    done = sum(one.equal for one in found)
-    out.say(
-        f"copied {sum(c.new for c in job.changes.values()):,} candles; {done:,} of {len(found):,} series equal"
-    )
+    equal = sum(one.equal for one in found)
+    candles = sum(change.new for change in job.changes.values())
+    out.say(f"copied {candles:,} candles; {equal:,} of {len(found):,} series equal")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import weakref
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from chandlery.loop import LoopThread, drop_in_loop, run_in_loop, shared_loop
@@ -32,6 +32,7 @@ class DataPipeline:
         exchange_id: str | None = None,
         *,
         store: Store | str | os.PathLike[str] | None = None,
+        mirrors: Sequence[str | os.PathLike[str]] | None = None,
         exchange_url: str | None = None,
         signed: bool = False,
         retry_delay: float = RETRY_DELAY,
@@ -41,6 +42,7 @@ class DataPipeline:
             return AsyncPipeline(
                 exchange_id,
                 store=store,
+                mirrors=mirrors,
                 exchange_url=exchange_url,
                 signed=signed,
                 retry_delay=retry_delay,

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from chandlery.errors import DataPipelineError, UnknownExchange
+from chandlery.stores.influx_place import is_influx_url
 
 if TYPE_CHECKING:
     from chandlery.config import Settings
@@ -20,15 +21,18 @@ log = logging.getLogger("chandlery.pipeline")
 
 def chosen_store(settings: Settings) -> str:
     """URL of the store that the settings mean for a DataPipeline: named anywhere, else InfluxDB if there is a token for
-    it, else the default.
+    it, else the default. A token that a mirror needs chooses no store.
     """
-    if settings.origin("store") == "default" and settings.influxdb_token.get_secret_value():
+    mirrored = any(is_influx_url(url) for url in settings.mirror)
+    if settings.origin("store") == "default" and settings.influxdb_token.get_secret_value() and not mirrored:
         return "influxdb"
     return settings.store
 
 
-def settings_for(folder: str | os.PathLike[str] | None, **given: str | None) -> Settings:
-    """The settings that hold in `folder`, what is `given` (exchange, exchange_url, store) before all.
+def settings_for(
+    folder: str | os.PathLike[str] | None, mirror: tuple[str, ...] | None = None, **given: str | None
+) -> Settings:
+    """The settings that hold in `folder`, what is `given` (exchange, exchange_url, store) and `mirror` before all.
 
     From then on no log line shows their secrets. Raises UsageError, and UnknownExchange for an id that none can be.
     """
@@ -40,7 +44,9 @@ def settings_for(folder: str | os.PathLike[str] | None, **given: str | None) -> 
         raise UnknownExchange(
             f"Invalid exchange ID: {exchange_id!r}", hint="exchange ids are those of ccxt, such as binance"
         )
-    flags = {name: value for name, value in given.items() if value is not None}
+    flags: dict[str, object] = {name: value for name, value in given.items() if value is not None}
+    if mirror is not None:
+        flags["mirror"] = mirror
     settings = load_settings(None if folder is None else Path(folder), **flags)
     if chosen_store(settings) == settings.store:
         for warning in settings.warnings:

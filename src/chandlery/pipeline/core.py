@@ -7,18 +7,20 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
 from chandlery.errors import DatabaseError, ExchangeError, RateLimited, SeriesLocked, UsageError
 from chandlery.loop import check_process
-from chandlery.pipeline.choices import settings_for, source_for, store_for
+from chandlery.pipeline.choices import chosen_store, settings_for, source_for, store_for
 from chandlery.pipeline.outcome import FetchReport
 from chandlery.pipeline.turns import turn
 from chandlery.when import LISTING, parse_when
 
 if TYPE_CHECKING:
+    from chandlery.backfill import Backfill, Want
     from chandlery.candle import SeriesId
+    from chandlery.report import RunReport
     from chandlery.stores.base import Store
     from chandlery.when import Moment
 
@@ -37,7 +39,8 @@ class AsyncPipeline:
 
     `exchange_id` is ccxt's (None: EXCHANGE_ID, else binance). `store` is an open Store, which stays the caller's to
     close, or a URL or path (None: CHANDLERY_STORE, else InfluxDB if INFLUXDB_TOKEN is set, else `./candles`); it is
-    opened when something is first stored. `exchange_url` is the server asked in place of the exchange itself
+    opened when something is first stored. `mirrors` are URLs or paths of stores that are kept equal to it (None:
+    CHANDLERY_MIRROR, else `mirror` of chandlery.toml). `exchange_url` is the server asked in place of the exchange itself
     (None: EXCHANGE_URL). API keys are sent only if `signed`. `retry_delay` is in seconds. `chandlery.toml`, `.env` and
     `secrets/.env.<exchange>` are looked for in `folder`, by default the current one.
 
@@ -49,6 +52,7 @@ class AsyncPipeline:
         exchange_id: str | None = None,
         *,
         store: Store | str | os.PathLike[str] | None = None,
+        mirrors: Sequence[str | os.PathLike[str]] | None = None,
         exchange_url: str | None = None,
         signed: bool = False,
         retry_delay: float = RETRY_DELAY,
@@ -64,7 +68,18 @@ class AsyncPipeline:
             place = os.fspath(store)
         elif store is not None:
             self._store, self._borrowed = store, True
-        self.settings = settings_for(folder, exchange=exchange_id, exchange_url=exchange_url, store=place)
+        self.settings = settings_for(
+            folder,
+            None if mirrors is None else tuple(os.fspath(url) for url in mirrors),
+            exchange=exchange_id,
+            exchange_url=exchange_url,
+            store=place,
+        )
+        if self.settings.mirror:
+            from chandlery.followers import check_mirrors
+
+            here = chosen_store(self.settings) if self._store is None else self._store.url
+            check_mirrors(here, self.settings.mirror, self.settings)
         self._signed = signed
         self._retry_delay = retry_delay
         self._client: Any = None
@@ -115,6 +130,7 @@ class AsyncPipeline:
         UTC. `end_date` None is the exchange's now; only closed candles are stored. The report is true only if
         everything asked for is there; what came before an error is kept, and the report's `error` names it. Raises
         ExchangeError or DatabaseError where nothing could be had or kept, UsageError for a range that cannot be.
+        A mirror that fails is named under `mirrors` of the report and raises nothing.
         """
         from chandlery.backfill import Backfill, Want
 
@@ -137,7 +153,7 @@ class AsyncPipeline:
                 self._source, store, settle=self.settings.settle, recheck=round(self.settings.recheck * 1000)
             )
             async with turn(store.url, series):
-                run = await backfill.run([Want(series, since, until)])
+                run = await self._run(backfill, Want(series, since, until))
         error = run.series[0].error
         if error is None:
             log.info("Stored %s %s candles for %s in %s", run.series[0].written, timeframe, symbol, store.url)
@@ -226,6 +242,21 @@ class AsyncPipeline:
                 f"this pipeline was made in another process ({self._pid})",
                 hint="make one after the fork: connections cannot be shared between processes",
             )
+
+    async def _run(self, backfill: Backfill, want: Want) -> RunReport:
+        """Run the back-fill while the mirrors follow; one that fails is told of in the report."""
+        from chandlery.followers import Followers
+
+        followers = Followers(backfill.store, self.settings.mirror, settings=self.settings).start()
+        try:
+            run = await backfill.run([want])
+            run.mirrors = await followers.finish()
+        finally:
+            followers.stop()
+        for mirror in run.mirrors:
+            if not mirror.ok:
+                log.error("mirror %s: %s", mirror.url, mirror.error or f"{mirror.behind} entries behind")
+        return run
 
     def _series(self, symbol: str, timeframe: str) -> SeriesId:
         from chandlery.candle import SeriesId

@@ -13,7 +13,7 @@ class FetchReport(Mapping[str, Any]):
     """What `fetch_and_store` did. True only if everything asked for is there.
 
     Its keys, which are attributes too, are those of `chandlery fetch --json`: of the run (ok, seconds, requests,
-    retries, weight, series) and of its one series (exchange, symbol, timeframe, kind, since, until, fetched, written,
+    retries, weight, series, mirrors) and of its one series (exchange, symbol, timeframe, kind, since, until, fetched, written,
     absent, missing, pending, quarantined, before_listing, after_end, out_of_reach, error). Times are ISO 8601 UTC.
     """
 
@@ -23,6 +23,7 @@ class FetchReport(Mapping[str, Any]):
     retries: int
     weight: float
     series: list[dict[str, Any]]
+    mirrors: list[dict[str, Any]]
     exchange: str
     symbol: str
     timeframe: str
