@@ -1,0 +1,259 @@
+"""A real InfluxDB 2 as a mirror: equal after everything that can happen, down for any time, wiped, tampered with."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from chandlery.compare import compare_series, whole_spans
+from chandlery.exchange import ExchangeSettings, LocalExchange
+from chandlery.ledger import Fact, State
+from chandlery.mirror import Mirror
+from chandlery.stores import open_store
+from chandlery.stores.base import SeriesFact, Store
+from chandlery.testing.store_scenes import (
+    OTHER,
+    SERIES,
+    START,
+    ask,
+    bits,
+    hours,
+    page,
+    random_entry,
+    random_hours,
+)
+
+from .fixtures import Bucket, StartInfluxd
+from .influx_server import InfluxServer
+
+
+@pytest.fixture
+def primary(tmp_path: Path) -> Iterator[Store]:
+    """An empty embedded store."""
+    with open_store(tmp_path / "primary") as store:
+        yield store
+
+
+@pytest.fixture
+def target(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
+    """A bucket on the real server."""
+    for name, value in bucket.environment.items():
+        monkeypatch.setenv(name, value)
+    with open_store("influxdb") as store:
+        yield store
+
+
+def caught_up(primary: Store, target: Store) -> int:
+    """Follow to the end and verify; returns how many journal entries were delivered."""
+    mirror = Mirror(primary, target)
+    try:
+        delivered = mirror.follow()
+        mirror.verify()
+        return delivered
+    finally:
+        mirror.close()
+
+
+def assert_equal(primary: Store, target: Store, about: str = "") -> None:
+    """Same series, candles, counts and answers; `diff` finds nothing."""
+    counts = [
+        [(s.series, s.first, s.last, s.candles, s.absent, s.missing) for s in store.series()]
+        for store in (primary, target)
+    ]
+    assert counts[0] == counts[1], about
+    for series, span in whole_spans(primary, target).items():
+        assert compare_series(primary, target, series, [span]).equal, about
+        mine, theirs = primary.ledger(series), target.ledger(series)
+        assert (mine.asked, mine.answered_ranges) == (theirs.asked, theirs.answered_ranges), about
+        assert bits(primary.candles(series)) == bits(target.candles(series)), about
+
+
+def test_whatever_happens_to_the_store_arrives(primary: Store, target: Store) -> None:
+    """Back-fill out of order, repair, revision, fact, lapse and removal: each time the bucket is equal."""
+    steps = [
+        lambda: primary.write([ask(0, 100), page(60, 80), page(0, 20, list(range(0, 20, 2)))]),
+        lambda: primary.write([page(5, 9, repair=True), page(60, 62, seed=1), page(0, 5, series=OTHER)]),
+        lambda: primary.write(
+            [SeriesFact(SERIES, Fact(hours(-9, 0), State.BEFORE_LISTING, "listed", START))]
+        ),
+        lambda: primary.forget(SERIES, hours(10, 70)),
+        lambda: primary.write([page(50, 70, [55])]),
+        lambda: primary.remove(OTHER),
+        lambda: (primary.remove(SERIES), primary.write([ask(3, 9), page(3, 5)])),
+    ]
+    for number, step in enumerate(steps):
+        step()
+        assert caught_up(primary, target) > 0
+        assert_equal(primary, target, f"step {number}")
+        assert caught_up(primary, target) == 0
+
+
+def test_random_histories_are_mirrored(primary: Store, target: Store, seed: int) -> None:
+    """Any mix of entries, lapses, removals and seals is mirrored, whenever the mirror gets to follow."""
+    dice = random.Random(seed)
+    for step in range(20):
+        primary.write([random_entry(dice) for _ in range(dice.choice((1, 2, 5)))])
+        if dice.random() < 0.1 and primary.knows(SERIES):
+            primary.forget(SERIES, random_hours(dice))
+        if dice.random() < 0.05 and primary.knows(SERIES):
+            primary.remove(SERIES)
+        if dice.random() < 0.4:
+            caught_up(primary, target)
+            assert_equal(primary, target, f"seed {seed}, step {step}")
+
+
+# -- real runs -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def exchange() -> Iterator[LocalExchange]:
+    """A local exchange whose clock stands still."""
+    with LocalExchange(ExchangeSettings(clock="2024-06-01T00:01Z,0")) as running:
+        yield running
+
+
+class Runs:
+    """Real `chandlery` processes in one folder, with one bucket as mirror."""
+
+    def __init__(self, folder: Path, exchange: LocalExchange, server: InfluxServer, bucket: str) -> None:
+        self.folder = folder
+        self.mirror = server.store_url(bucket)
+        self.environment = {
+            **os.environ, "EXCHANGE_URL": exchange.url, "INFLUXDB_TOKEN": server.token,
+        }  # fmt: skip
+
+    def start(self, *words: str) -> subprocess.Popen[str]:
+        """Begin a command."""
+        return subprocess.Popen(
+            [sys.executable, "-m", "chandlery", *words], cwd=self.folder, env=self.environment,
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+
+    def run(self, *words: str) -> tuple[int, str, str]:
+        """Run a command to its end: exit code, stdout, stderr."""
+        process = self.start(*words)
+        out, err = process.communicate(timeout=120)
+        return process.returncode, out, err
+
+    def fetch(self, *words: str) -> tuple[int, dict[str, Any], str]:
+        """Fetch with the mirror: exit code, document, stderr."""
+        code, out, err = self.run("fetch", "BTC/USDT", *words, "--mirror", self.mirror, "--json")
+        return code, json.loads(out), err
+
+    def differ(self) -> str:
+        """What `chandlery diff` says of store and mirror; nothing where they are equal."""
+        code, out, err = self.run("diff", "candles", self.mirror)
+        assert code == (1 if out else 0), err
+        return out
+
+
+WEEK = ("-t", "1h", "--since", "2024-05-20", "--until", "2024-05-27")
+MONTH = ("-t", "1m", "--since", "2024-04-01", "--until", "2024-05-01")
+
+
+@pytest.fixture
+def runs(tmp_path: Path, exchange: LocalExchange, bucket: Bucket) -> Runs:
+    """Commands in an empty folder, with an empty bucket."""
+    return Runs(tmp_path, exchange, bucket.server, bucket.name)
+
+
+def test_down_for_a_whole_fetch_it_catches_up_later(
+    tmp_path: Path, exchange: LocalExchange, start_influxd: StartInfluxd
+) -> None:
+    """The run fetches everything, says that the mirror is down and exits with 4; the next one makes it equal."""
+    server = start_influxd()
+    runs = Runs(tmp_path, exchange, server, server.bucket)
+    server.stop()
+    code, document, err = runs.fetch(*WEEK)
+
+    assert (code, document["ok"], document["series"][0]["written"]) == (4, True, 168), err
+    assert [(m["url"], m["ok"], m["behind"]) for m in document["mirrors"]] == [(runs.mirror, False, None)]
+    assert f"mirror {runs.mirror}" in err
+    server.start()
+    code, document, err = runs.fetch(*WEEK)
+    assert (code, document["mirrors"][0]["ok"], document["mirrors"][0]["behind"]) == (0, True, 0), err
+    assert runs.differ() == ""
+
+
+def test_the_server_killed_beside_a_fetch(
+    tmp_path: Path, exchange: LocalExchange, start_influxd: StartInfluxd
+) -> None:
+    """Killed while the mirror is fed and started again, it is equal at the end of that run or of the next."""
+    server = start_influxd()
+    runs = Runs(tmp_path, exchange, server, server.bucket)
+    process = runs.start("fetch", "BTC/USDT", *MONTH, "--mirror", runs.mirror)
+    wait_for_points(server, server.bucket)
+    server.kill()
+    server.start()
+    _, err = process.communicate(timeout=120)
+
+    assert process.returncode in (0, 4), err
+    code, document, err = runs.fetch(*MONTH)
+    assert (code, document["series"][0]["missing"]) == (0, 0), err
+    assert runs.differ() == ""
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_a_fetch_ended_while_it_feeds_the_mirror(runs: Runs, bucket: Bucket, number: signal.Signals) -> None:
+    """Ended in the middle of catching up, the next run goes on from the mark, to equality."""
+    assert runs.run("fetch", "BTC/USDT", *MONTH)[0] == 0
+    process = runs.start("fetch", "BTC/USDT", *MONTH, "--mirror", runs.mirror)
+    wait_for_points(bucket.server, bucket.name)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode in (-signal.SIGKILL, 130), err
+
+    code, document, err = runs.fetch(*MONTH)
+    assert (code, document["mirrors"][0]["ok"]) == (0, True), err
+    assert runs.differ() == ""
+
+
+def test_a_wiped_bucket_is_filled_again(runs: Runs, bucket: Bucket) -> None:
+    """A bucket that was deleted and made anew has no mark, and gets everything."""
+    assert runs.fetch(*WEEK)[0] == 0
+    bucket.server.delete_bucket(bucket.name)
+    bucket.server.new_bucket(bucket.name)
+    code, document, err = runs.fetch(*WEEK)
+    assert (code, document["mirrors"][0]["ok"]) == (0, True), err
+    assert runs.differ() == ""
+
+
+def test_a_point_changed_behind_our_back_is_found(runs: Runs, bucket: Bucket) -> None:
+    """On a day that was touched since, another program's values are found by the read-back and put right."""
+    assert runs.fetch("-t", "1h", "--since", "2024-05-20", "--until", "2024-05-26T12:00")[0] == 0
+    line = "ohlcv,exchange=binance,symbol=BTC_USDT,timeframe=1h open=1,high=1,low=1,close=1,volume=1"
+    opened = 1716710400000  # 2024-05-26T08:00Z
+    assert bucket.server.write(f"{line} {opened}", bucket.name).status == 204
+    assert "2024-05-26" in runs.differ()
+    code, document, err = runs.fetch(*WEEK)
+    assert (code, document["mirrors"][0]["ok"]) == (0, True), err
+    assert runs.differ() == ""
+
+
+def test_copy_there_and_back(runs: Runs, tmp_path: Path) -> None:
+    """Copied into a bucket and from there into a new folder, every candle and answer is what it was."""
+    assert runs.run("fetch", "*/USDT", *WEEK)[0] == 0
+    code, _, err = runs.run("copy", "candles", runs.mirror)
+    assert code == 0, err
+    code, _, err = runs.run("copy", runs.mirror, "back")
+    assert code == 0, err
+    with open_store(tmp_path / "candles") as one, open_store(tmp_path / "back") as other:
+        assert_equal(one, other)
+
+
+def wait_for_points(server: InfluxServer, bucket: str) -> None:
+    """Until candles arrive in the bucket."""
+    deadline = time.monotonic() + 60
+    while server.count(bucket=bucket) < 1000:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
