@@ -165,9 +165,10 @@ def rate(server: InfluxServer) -> None:
             server.delete_bucket(bucket)
     ours, bare = took["ours"][1:], took["bare"][1:]  # the first round warms up
     shares = [b / a for a, b in zip(ours, bare, strict=True)]
+    # Each round by itself: other work on the machine comes and goes, and meets both ways of a round.
     row(
         "end to end beside bare posts of the same bodies",
-        100 * statistics.median(bare) / statistics.median(ours),
+        100 * statistics.median(shares),
         "%",
         85,
         least=True,
@@ -179,21 +180,23 @@ def rate(server: InfluxServer) -> None:
 
 
 def original(server: InfluxServer) -> None:
-    """Frames to acknowledged rows, beside the original way; in turn, into new buckets."""
-    candles = year(100_000)
+    """Frames to acknowledged rows, beside the original way with a fifth of them; in turn, into new buckets."""
+    candles, fewer = year(ROWS), year(ROWS // 5)
     ratios, ours, theirs = [], [], []
-    for _round in range(3):
+    for number in range(6):
         fast, slow = server.new_bucket(), server.new_bucket()
-        ours.append(candles.height / seconds(lambda fast=fast: sent(server, fast, encoded(candles))))
-        theirs.append(candles.height / seconds(lambda slow=slow: written_by_points(server, slow, candles)))
-        ratios.append(ours[-1] / theirs[-1])
-        counted(server, fast, candles.height)
-        counted(server, slow, candles.height)
+        ours.append(ROWS / seconds(lambda fast=fast: sent(server, fast, encoded(candles))))
+        theirs.append(fewer.height / seconds(lambda slow=slow: written_by_points(server, slow, fewer)))
+        counted(server, fast, ROWS)
+        counted(server, slow, fewer.height)
+        if number:  # the first round warms up
+            ratios.append(ours[-1] / theirs[-1])
     row(
         "end to end beside Point and 1,000 a synchronous write", statistics.median(ratios), "x", 5, least=True
     )
     print(
-        f"    {statistics.median(ours):,.0f} rows/s, the original way {statistics.median(theirs):,.0f} rows/s"
+        f"    {statistics.median(ours[1:]):,.0f} rows/s, the original way {statistics.median(theirs[1:]):,.0f} rows/s;"
+        f" by round {', '.join(f'{ratio:.1f}' for ratio in ratios)}"
     )
 
 
