@@ -10,7 +10,7 @@ import itertools
 import os
 import signal
 
-#: Every failpoint there is, in the order in which a page passes them.
+#: The failpoints of the embedded store, in the order in which a page passes them.
 NAMES = (
     "page.begin",  # a transaction is open, nothing is written
     "page.staged",  # rows are written, the ledger is not
@@ -22,12 +22,21 @@ NAMES = (
     "seal.commit",  # the catalogue's transaction is written, not committed
     "seal.committed",  # sealed
 )
+#: Those of the InfluxDB store, in the order in which a commit passes them.
+INFLUX_NAMES = (
+    "influx.read",  # what is there already was read, nothing is written
+    "influx.rows",  # the server has acknowledged the rows, they are not counted back
+    "influx.counted",  # the rows are there, the ledger does not know it
+    "influx.noted",  # the ledger has it, not acknowledged
+)
 
 _name, _, _count = os.environ.get("CHANDLERY_FAILPOINT", "").partition(":")
 _passings = itertools.count(1)
 _fatal = int(_count or "1")
-if _name and _name not in NAMES:
-    raise ValueError(f"CHANDLERY_FAILPOINT names no failpoint: {_name!r} (there are {', '.join(NAMES)})")
+if _name and _name not in (*NAMES, *INFLUX_NAMES):
+    raise ValueError(
+        f"CHANDLERY_FAILPOINT names no failpoint: {_name!r} (there are {', '.join((*NAMES, *INFLUX_NAMES))})"
+    )
 
 
 def failpoint(name: str) -> None:

@@ -77,7 +77,9 @@ class InfluxStore(Store):
         name = hashlib.sha256(place.url.encode()).hexdigest()[:32]
         self._numbers = Numbers((folder or state_folder()) / "influxdb" / name, self._reader)
         try:
-            raise_failure(self._http.run(preflight(self._http, write=False)))
+            found = self._http.run(preflight(self._http, write=False))
+            # A field of another type somewhere keeps nobody from reading what is stored; writing asks for it again.
+            raise_failure([one for one in found if one.name != "fields"])
             self._bucket: Bucket = self._http.run(self._described())
         except BaseException:
             self._http.close()

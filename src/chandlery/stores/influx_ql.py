@@ -11,10 +11,11 @@ Source: InfluxDB 2.9.1, `dbrp/service.go`, `v1/coordinator/shard_mapper.go`, `in
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlencode
 
 from chandlery.errors import DatabaseError, StoreUnreadable
@@ -24,6 +25,9 @@ from chandlery.stores.influx_rows import Block, QueryFailed, Rows, blocks_of_msg
 #: Seconds that a proven way is taken to be the way still.
 PROVEN_FOR = 5.0
 _PAGE = 100
+_CLOSING, _LONGEST_PAUSE = "engine is closed", 3.0
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,19 +51,26 @@ class InfluxQl:
 
         Raises StoreUnreadable where the bucket cannot be read, DatabaseError for anything else that is no answer.
         """
-        try:
-            return rows_of_json(await self._ask("; ".join(statements), "application/json"), len(statements))
-        except QueryFailed as error:
-            raise self._refused(str(error)) from None
+        return await self._answered(statements, "application/json", rows_of_json)
 
     async def blocks(self, statements: Sequence[str]) -> list[list[Block]]:
         """As `rows` for statements of floats, much faster; raises OddRows where some are not there."""
-        try:
-            return blocks_of_msgpack(
-                await self._ask("; ".join(statements), "application/x-msgpack"), len(statements)
-            )
-        except QueryFailed as error:
-            raise self._refused(str(error)) from None
+        return await self._answered(statements, "application/x-msgpack", blocks_of_msgpack)
+
+    async def _answered(
+        self, statements: Sequence[str], form: str, parse: Callable[[bytes, int], list[list[T]]]
+    ) -> list[list[T]]:
+        pause = 0.1
+        while True:
+            try:
+                return parse(await self._ask("; ".join(statements), form), len(statements))
+            except QueryFailed as error:
+                # While it stops, or deletes the bucket, a server says so for a moment, with status 200.
+                if _CLOSING not in str(error) or pause > _LONGEST_PAUSE:
+                    raise self._refused(str(error)) from None
+            self._proven_until = 0.0
+            await asyncio.sleep(pause)
+            pause *= 2
 
     async def _ask(self, query: str, form: str) -> bytes:
         way = await self.way()
@@ -82,7 +93,8 @@ class InfluxQl:
         if "database not found" in said or "retention policy" in said:
             return StoreUnreadable(
                 f"InfluxDB at {place.server} does not find the bucket {place.bucket!r} for InfluxQL: {said}",
-                hint=f"the token must be one of the organisation {place.org!r}, with the right to read that bucket",
+                hint=f"was it deleted? `chandlery influx setup` makes one; if not, the token must be one of the "
+                f"organisation {place.org!r}, with the right to read that bucket",
             )
         return DatabaseError(f"InfluxDB at {place.server} could not answer: {said}", hint="its log says more")
 

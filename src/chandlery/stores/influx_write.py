@@ -17,6 +17,7 @@ import polars as pl
 
 from chandlery.candle import VALUES, Rejected, SeriesId
 from chandlery.errors import DatabaseError
+from chandlery.failpoints import failpoint
 from chandlery.ledger import with_answer
 from chandlery.stores.base import Ask, Entry, JournalEntry, JournalKind, Page, SeriesFact, Written
 from chandlery.stores.influx_events import (
@@ -51,6 +52,8 @@ if TYPE_CHECKING:
 
 #: Lines of one request.
 BATCH = 5_000
+#: What a bucket forgets within these ms is not named as what can be kept: a fetch takes time too.
+_MARGIN = 900_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +85,12 @@ class Commit:
             self._check_kept(entry)
         pages = [entry for entry in entries if isinstance(entry, Page)]
         await self._read_before(pages)
+        if pages:
+            failpoint("influx.read")
         changes = self._weigh(pages)
         await self._write_rows(pages, changes)
+        if pages:
+            failpoint("influx.counted")
         async with self.sink.numbers() as take:
             ahead = iter(changes)
             written = [
@@ -91,6 +98,7 @@ class Commit:
                 for entry in entries
             ]
             await self._send_notes()
+        failpoint("influx.noted")
         return written
 
     def _check_kept(self, entry: Entry) -> None:
@@ -106,10 +114,11 @@ class Commit:
         else:
             return
         if first < horizon:
+            kept = series.frame.next(series.frame.floor(horizon + _MARGIN))
             raise DatabaseError(
                 f"{series}: the bucket keeps only what is younger than {iso(horizon)}; candles from {iso(first)} "
                 "would vanish",
-                hint=f"fetch with --since {iso(horizon)[:10]} or later, or give the bucket a longer retention",
+                hint=f"fetch with --since {iso(kept)} or later, or give the bucket a longer retention",
             )
 
     # -- rows --------------------------------------------------------------------------------------------------------
@@ -169,6 +178,7 @@ class Commit:
         if not sent:
             return
         refused = await self.sink.sender.send(self._row_lines(sent))
+        failpoint("influx.rows")
         names = {key_of(self._tags[series]).encode(): series for series in sent}
         lost: dict[SeriesId, dict[int, Rejected]] = {}
         for one in refused:
