@@ -97,7 +97,7 @@ def test_a_new_server_is_set_up(new_server: InfluxServer, run: Run, tmp_path: Pa
     assert not any(shown[name] in done.err for name in shown if name.endswith(("TOKEN", "PASSWORD")))
     take_over(new_server, shown)
     rules = new_server._wanted(200, "GET", "/api/v2/buckets?name=trading")["buckets"][0]["retentionRules"]
-    assert rules[0]["everySeconds"] == 0
+    assert (rules[0]["everySeconds"], rules[0]["shardGroupDurationSeconds"]) == (0, 28 * 86_400)
     checked = run("check")
     assert checked.code == 0, checked.err
     assert checked.out.count("✅") == 8
@@ -259,8 +259,9 @@ def test_an_existing_buckets_retention_stays(influxd: InfluxServer, run: Run) ->
     asked = run("setup", "--retention", "INF", **environment)
     assert (asked.code, kept()) == (0, YEAR)
     assert "not for ever as asked: --change-retention" in asked.err
-    told = run("setup", "--retention", "INF", "--change-retention", **environment)
-    assert (told.code, kept()) == (0, 0)
+    for length, seconds in (("INF", 0), ("7d", 7 * 86_400), ("1h", 3_600), ("INF", 0)):
+        told = run("setup", "--retention", length, "--change-retention", **environment)
+        assert (told.code, kept()) == (0, seconds), told.err
 
 
 def test_new_tokens_on_request(bucket: Bucket, admin: Run) -> None:
@@ -495,7 +496,7 @@ def test_retentions_are_read() -> None:
     """INF is for ever; lengths are seconds, a year 365 days; anything else is refused by name."""
     texts = ("INF", "inf", "12h", "30d", "52w", "5y")
     assert [retention_of(text) for text in texts] == [0, 0, 43_200, 2_592_000, 31_449_600, 157_680_000]
-    for text in ("", "0", "5", "5m", "-1d", "1.5d", "forever"):
+    for text in ("", "0", "0h", "5", "5m", "-1d", "1.5d", "forever"):
         with pytest.raises(UsageError, match=text or "''"):
             retention_of(text)
     assert [seconds for _, seconds in wanted_long("b", ["1h", "1d=5y"])] == [0, 5 * YEAR]

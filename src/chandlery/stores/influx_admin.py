@@ -154,23 +154,30 @@ class Admin:
                 return found
             after = {"after": page[-1].id}
 
-    async def make_bucket(self, org_id: str, name: str, retention: int, description: str) -> Bucket:
-        """Make a bucket that keeps points for that many seconds, 0 for ever."""
+    async def make_bucket(
+        self, org_id: str, name: str, retention: int, shard: int, description: str
+    ) -> Bucket:
+        """Make a bucket that keeps points for that many seconds, 0 for ever, in shards of so many."""
         document = {
             "orgID": org_id,
             "name": name,
             "description": description,
-            "retentionRules": [{"type": "expire", "everySeconds": retention}],
+            "retentionRules": [_rule(retention, shard)],
         }
         return Bucket.of(await self._send("POST", "/api/v2/buckets", document, f"make the bucket {name!r}"))
 
     async def change_bucket(
-        self, bucket: Bucket, *, retention: int | None = None, description: str | None = None
+        self,
+        bucket: Bucket,
+        *,
+        retention: int | None = None,
+        shard: int = 0,
+        description: str | None = None,
     ) -> None:
-        """Give a bucket another retention (seconds, 0 for ever) or description."""
+        """Give a bucket another retention (seconds, 0 for ever), with another length of new shards, or description."""
         document: dict[str, Any] = {} if description is None else {"description": description}
         if retention is not None:
-            document["retentionRules"] = [{"type": "expire", "everySeconds": retention}]
+            document["retentionRules"] = [_rule(retention, shard)]
         await self._send(
             "PATCH", f"/api/v2/buckets/{bucket.id}", document, f"change the bucket {bucket.name!r}"
         )
@@ -231,3 +238,7 @@ class Admin:
             f"InfluxDB at {self._http.place.server}: the token may not {what}: {answer.said}",
             hint="setting up needs the operator's token, or an all-access one of the organisation: --token-file PATH, or INFLUXDB_ADMIN_TOKEN",
         )
+
+
+def _rule(retention: int, shard: int) -> dict[str, Any]:
+    return {"type": "expire", "everySeconds": retention, "shardGroupDurationSeconds": shard}

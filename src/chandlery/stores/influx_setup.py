@@ -21,6 +21,10 @@ _UNITS = {"h": 3_600, "d": _DAY, "w": 7 * _DAY, "y": 365 * _DAY}
 #: The shortest time that a bucket of long candles may keep them: tasks write those of the last days again and again.
 _SHORTEST = (LOOK_BACK + 2) * _DAY
 
+#: Days of a shard in new buckets that keep points for a year or more: those of candles, those of long candles that stay
+#: for ever. The server's own 7 days make 520 shards of ten years; each costs 18 ms to make and 0.8 MB of its memory.
+_SHARD, _LONG_SHARD = 28, 364
+
 State = Literal["made", "there", "changed"]
 
 
@@ -148,23 +152,36 @@ async def _bucket(
     description: str,
     plan: Plan,
 ) -> tuple[Bucket, Step]:
+    shard = _shard(retention or 0, is_long=bool(description))
     if bucket is None:
-        made = await admin.make_bucket(org_id, name, retention or 0, description)
+        made = await admin.make_bucket(org_id, name, retention or 0, shard, description)
         return made, Step("bucket", name, "made", f"keeps points {_kept(retention or 0)}")
     state: State = "made" if plan.onboarded and not description else "there"
     note = f"keeps points {_kept(bucket.retention)}"
     if retention is not None and retention != bucket.retention:
         if plan.change_retention:
-            await admin.change_bucket(bucket, retention=retention)
+            await admin.change_bucket(bucket, retention=retention, shard=shard)
             state, note = "changed", f"keeps points {_kept(retention)}, before {_kept(bucket.retention)}"
         else:
             note += f", not {_kept(retention)} as asked: --change-retention changes that"
     elif retention is None and bucket.retention:
         note += "; --retention INF --change-retention would keep them for ever"
+    if state == "made":
+        await admin.change_bucket(bucket, retention=bucket.retention, shard=shard)
     if description and not bucket.description:
         await admin.change_bucket(bucket, description=description)
         state = "changed"
     return bucket, Step("bucket", name, state, note)
+
+
+def _shard(retention: int, *, is_long: bool) -> int:
+    """Seconds of a new shard of a bucket: points go a shard at a time, and none may be longer than the retention."""
+    if retention == 0 and is_long:
+        return _LONG_SHARD * _DAY
+    if retention == 0 or retention >= 365 * _DAY:
+        return _SHARD * _DAY
+    # The server's own lengths, which it does not apply by itself where a bucket's retention is changed.
+    return 3_600 if retention < 2 * _DAY else _DAY if retention < 180 * _DAY else 7 * _DAY
 
 
 def _kept(retention: int) -> str:
