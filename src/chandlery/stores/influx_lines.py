@@ -30,13 +30,13 @@ LONGEST_TEXT = 900_000
 #: Open times in epoch ms that fit the server's 64-bit nanoseconds.
 LAST_MS = 9_223_372_036_854
 #: Rows that become text in one go: more are slower, and take more memory.
-_SLICE = 20_000
+_SLICE = 10_000
 _LAST_NS = 9_223_372_036_854_775_806
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _MEANINGFUL = re.compile(r"[,= ]")
-# The server's parser takes such a backslash for an escaped one when it looks for the end of the line, and for a plain
-# one when it reads the tag.
+# The server reads such a tag right, but takes the backslash for an escaped one when it looks for the end of the line: with
+# a quote in a later tag it joins this line and the next, and refuses both.
 _AMBIGUOUS = re.compile(r"\\[,= ]")
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 _RESERVED = frozenset({"time"})
