@@ -15,9 +15,11 @@ from chandlery.stores import influx_ql
 from chandlery.stores.influx_lines import key_of
 from chandlery.stores.influx_read import Reader
 from chandlery.stores.influx_rows import OddRows, blocks_of_msgpack, rows_of_json
+from chandlery.timerange import TimeRange
 
 from .fixtures import Bucket, StartInfluxd
 from .influx_server import InfluxServer
+from .proxy import Fault, FaultProxy
 from .test_read import ALL, START, TAGS, bits, random_candles, reader, reading, write
 
 __all__ = ["reader"]
@@ -215,6 +217,22 @@ def test_no_beginning_of_an_answer_passes_for_all_of_it(bucket: Bucket, reader: 
     for place in [*lines, *(dice.randrange(len(text) - 2) for _ in range(20))]:
         with pytest.raises(DatabaseError):
             rows_of_json(text[:place], 2)
+
+
+@pytest.mark.parametrize(
+    "said", ["engine is closed", "shard is disabled", "tsdb: series file closed", "query interrupted"]
+)
+def test_a_server_that_is_closing_is_asked_again(bucket: Bucket, said: str) -> None:
+    """What a server says with status 200 while it stops, in either encoding, costs a question each and no candle."""
+    bucket.server.write(candle(1), bucket.name)
+    packed = b"\x81\xa7results\x91\x81\xa5error" + bytes([0xA0 + len(said)]) + said.encode()
+    text = json.dumps({"results": [{"statement_id": 0, "error": said}]}).encode()
+    with FaultProxy(bucket.server.url) as proxy, reading(bucket.server, bucket.name, url=proxy.url) as reader:
+        proxy.plan(Fault(status=200, body=packed, path="/query"))
+        assert reader._http.run(reader.opens(TAGS, [TimeRange(START, START + 1)])).tolist() == [START]
+        proxy.plan(Fault(status=200, body=text, path="/query"))
+        assert reader._http.run(reader.counts([(TAGS, ALL[0])])) == [1]
+        assert sum(seen.path == "/query" for seen in proxy.seen) == 4
 
 
 class CuttingProxy:

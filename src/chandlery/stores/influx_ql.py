@@ -12,6 +12,7 @@ Source: InfluxDB 2.9.1, `dbrp/service.go`, `v1/coordinator/shard_mapper.go`, `in
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -25,7 +26,11 @@ from chandlery.stores.influx_rows import Block, QueryFailed, Rows, blocks_of_msg
 #: Seconds that a proven way is taken to be the way still.
 PROVEN_FOR = 5.0
 _PAGE = 100
-_CLOSING, _LONGEST_PAUSE = "engine is closed", 3.0
+# What a server that stops says with status 200 (its `tsdb/shard.go`, `index.go`, `series_file.go`, `executor.go`).
+_CLOSING = re.compile(
+    "engine is closed|shard is disabled|index is closing|series (file|partition) closed|query interrupted"
+)
+_LONGEST_PAUSE = 3.0
 
 T = TypeVar("T")
 
@@ -66,7 +71,7 @@ class InfluxQl:
                 return parse(await self._ask("; ".join(statements), form), len(statements))
             except QueryFailed as error:
                 # While it stops, or deletes the bucket, a server says so for a moment, with status 200.
-                if _CLOSING not in str(error) or pause > _LONGEST_PAUSE:
+                if not _CLOSING.search(str(error)) or pause > _LONGEST_PAUSE:
                     raise self._refused(str(error)) from None
             self._proven_until = 0.0
             await asyncio.sleep(pause)
