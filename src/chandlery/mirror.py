@@ -140,16 +140,22 @@ class Mirror:
         if before >= head > 0:
             return
         wrong: list[SeriesDifference] = []
+        unsettled: list[SeriesId] = []
 
         def look(item: tuple[SeriesId, list[TimeRange]]) -> None:
             found = self._verify_series(target, *item)
-            if found is not None and not self._moved_on(item[0], head):
+            if found is None:
+                return
+            if self._moved_on(item[0], head):  # being written: it is looked at again with what is to come
+                unsettled.append(item[0])
+            else:
                 wrong.append(found)
 
         side_by_side(look, list(self._to_verify(before, head).items()), self._stop)
         if wrong:
             raise _differs(self.primary.url, self.url, wrong)
-        target.set_mark(_verified(name), head)
+        if not unsettled:
+            target.set_mark(_verified(name), head)
 
     def stop(self) -> None:
         """Make what is under way in another thread end soon, with `Stopped`."""

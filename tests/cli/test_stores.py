@@ -223,17 +223,10 @@ def test_a_fetch_with_nothing_to_fetch_feeds_them_too(run: Callable[..., Any], t
     """A mirror named later, or an exchange that is down, is no reason for a mirror to be behind."""
     run("fetch", "BTC/USDT", "-t", "1d", *WEEK)
     assert run("fetch", "BTC/USDT", "-t", "1d", *WEEK, "--mirror", "m1").code == 0
-    down = run(
-        "fetch",
-        "BTC/USDT",
-        *WEEK,
-        "--mirror",
-        "m2",
-        "--exchange-url",
-        "http://127.0.0.1:9",
-        "--max-wait",
-        "1s",
-    )
+    faults = Faults((parse_fault("418:1,retry_after=3600"),))
+    with LocalExchange(ExchangeSettings(clock="2024-06-01T00:01Z,0", faults=faults)) as banning:
+        url = ("--exchange-url", banning.url, "--max-wait", "1s")
+        down = run("fetch", "BTC/USDT", *WEEK, "--mirror", "m2", *url)
     assert down.code == 3
     for name in ("m1", "m2"):
         assert_equal(tmp_path / "candles", tmp_path / name)
