@@ -10,7 +10,7 @@ else of the folder above this script). The store is CHANDLERY_STORE, else Influx
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from logger import HERE, configure_logger
 
@@ -18,6 +18,10 @@ import chandlery
 from chandlery import DatabaseError, DataPipelineError, ExchangeError
 from chandlery.config import load_settings
 from chandlery.pipeline import MAX_RETRIES, RETRY_DELAY
+
+if TYPE_CHECKING:
+    from influxdb_client import InfluxDBClient
+    from influxdb_client.client.write_api import WriteApi
 
 __all__ = [
     "EXCHANGE_API_KEY",
@@ -70,3 +74,45 @@ class DataPipeline(chandlery.DataPipeline):
 
     def __init__(self, exchange_id: str | None = None, **options: Any) -> None:
         super().__init__(exchange_id, **{"folder": settings_folder(), **options})
+        self._influx_client: InfluxDBClient | None = None
+        self._write_api: WriteApi | None = None
+
+    @property
+    def influx_client(self) -> InfluxDBClient:
+        """The official client of the settings' InfluxDB, made when asked for and closed with the pipeline.
+
+        The pipeline itself does without it. Raises DatabaseError where chandlery[original] is not installed.
+        """
+        if self._influx_client is None:
+            try:
+                from influxdb_client import InfluxDBClient
+            except ModuleNotFoundError as missing:
+                raise DatabaseError(
+                    f"the official client is not installed: {missing}",
+                    hint="pip install 'chandlery[original]' brings it",
+                ) from missing
+            settings = self.settings
+            self._influx_client = InfluxDBClient(
+                url=settings.influxdb_url or INFLUXDB_URL,
+                token=settings.influxdb_token.get_secret_value() or None,
+                org=settings.influxdb_org,
+            )
+        return self._influx_client
+
+    @property
+    def write_api(self) -> WriteApi:
+        """Its synchronous write API, made when asked for and closed with the pipeline."""
+        if self._write_api is None:
+            client = self.influx_client
+            from influxdb_client.client.write_api import SYNCHRONOUS
+
+            self._write_api = client.write_api(write_options=SYNCHRONOUS)
+        return self._write_api
+
+    def close(self) -> None:
+        """Let what is being stored end, then close connections and the store. Twice is fine."""
+        for made in (self._write_api, self._influx_client):
+            if made is not None:
+                made.close()
+        self._write_api = self._influx_client = None
+        super().close()
