@@ -111,13 +111,13 @@ class Door:
         self._seal([series for series, pages in self._unsealed.items() if pages >= SEAL_EVERY])
 
     def _seal(self, series: list[SeriesId]) -> None:
-        """Seal full partitions. What cannot be sealed now is safe in staging, so a failure is told, not raised."""
+        """Seal full partitions. What cannot be sealed now is safe where it is, so a failure is told, not raised."""
         for one in series:
             del self._unsealed[one]
             try:
                 self.store.seal(one)
             except DataPipelineError as error:
-                log.warning("%s stays staged: %s", one, error)
+                log.warning("%s is stored, and not sealed yet: %s", one, error)
 
 
 def _as_ours(error: Exception) -> Exception:

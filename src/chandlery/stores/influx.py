@@ -37,6 +37,7 @@ from chandlery.stores.influx_check import preflight, raise_failure
 from chandlery.stores.influx_events import MARKS, Books, Event, Retention, reach, reset_event
 from chandlery.stores.influx_http import InfluxHttp, failed
 from chandlery.stores.influx_lines import Lines, key_of_point, tags_of, text_line
+from chandlery.stores.influx_long import LongCandles
 from chandlery.stores.influx_numbers import Numbers
 from chandlery.stores.influx_read import EVER, Found, Reader, named
 from chandlery.stores.influx_send import Sender
@@ -75,6 +76,7 @@ class InfluxStore(Store):
         self._guard = threading.Lock()
         self._checked_for_writing = False
         name = hashlib.sha256(place.url.encode()).hexdigest()[:32]
+        self._long = LongCandles(self, self._http, self._reader)
         self._numbers = Numbers((folder or state_folder()) / "influxdb" / name, self._reader)
         try:
             found = self._http.run(preflight(self._http, write=False))
@@ -138,6 +140,9 @@ class InfluxStore(Store):
             commit = Commit(self._sink(), self._http.run(self._books_of(named)))
             written = self._http.run(commit.run(entries))
             self._keep(commit.books)
+        for series, one in zip(named, written, strict=True):
+            if one.seq is not None:
+                self._long.touched(series)
         return written
 
     async def _books_of(self, named: Sequence[SeriesId]) -> dict[SeriesId, Books]:
@@ -159,6 +164,14 @@ class InfluxStore(Store):
         if not self._checked_for_writing:
             raise_failure(self._http.run(preflight(self._http, write=True)), opened=True)
             self._checked_for_writing = True
+
+    def seal(self, series: SeriesId | None = None, *, everything: bool = False) -> int:
+        """Make long candles anew where their minutes changed, in a bucket that has any (see `influx_long`).
+
+        Returns how many were written; there is nothing else to seal.
+        """
+        self._http.check_open()
+        return self._long.catch_up(always=everything)
 
     def forget(self, series: SeriesId, span: TimeRange) -> None:
         """Let go of the answers of `span`; what rows there are is counted anew."""
@@ -295,7 +308,7 @@ class InfluxStore(Store):
 
     def journal(self, after: int = 0, limit: int | None = None) -> Iterator[JournalEntry]:
         """Journal entries with a number above `after`."""
-        entries = [entry for entry in self._http.run(read_journal(self._reader)) if entry.seq > after]
+        entries = self._http.run(read_journal(self._reader, max(after, 0)))
         return iter(entries if limit is None else entries[:limit])
 
     def revisions(self, series: SeriesId) -> list[Revision]:

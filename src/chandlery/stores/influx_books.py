@@ -55,29 +55,27 @@ async def read_all(reader: Reader) -> tuple[list[Books], dict[SeriesTags, Found]
     """The books of every series that is kept, and what rows there are of each by its tags."""
     texts = await asyncio.gather(*(reader.texts(one, {}) for one in (LEDGER, QUARANTINE, REVISIONS)))
     events, refusals, revisions = map(_by_name, texts)
-    rows = {found.tags: found for found in await reader.found()}
-    kept: list[Books] = []
-    named: set[SeriesTags] = set()
-    for name, texts_of_one in events.items():
-        series = _series(name, texts_of_one[0]["symbol"])
-        books = books_of(series, texts_of_one, refusals.get(name, ()), revisions.get(name, ()))
-        if books.kept:
-            kept.append(await _resolved(reader, books))
-            named.add(tags_of(series))
+    made = [
+        books_of(_series(name, found[0]["symbol"]), found, refusals.get(name, ()), revisions.get(name, ()))
+        for name, found in events.items()
+    ]
+    noted = {tags_of(books.series): books.total for books in made if books.kept}
+    rows = {found.tags: found for found in await reader.found(noted)}
+    kept = [await _resolved(reader, books) for books in made if books.kept]
     for tags, found in rows.items():
-        series_or_none = None if tags in named else series_of(tags)
-        if series_or_none is not None:
-            numbered = events.get((tags.exchange, tags.symbol, tags.timeframe, series_or_none.kind), ())
-            kept.append(_adopted(books_of(series_or_none, numbered), found))
+        series = None if tags in noted else series_of(tags)
+        if series is not None:
+            numbered = events.get((tags.exchange, tags.symbol, tags.timeframe, series.kind), ())
+            kept.append(_adopted(books_of(series, numbered), found))
     return kept, rows
 
 
-async def read_journal(reader: Reader) -> list[JournalEntry]:
-    """Everything that is news, in the order of its numbers."""
+async def read_journal(reader: Reader, after: int = 0) -> list[JournalEntry]:
+    """Everything that is news with a number above `after`, in the order of the numbers."""
     entries = []
-    for name, events in _by_name(await reader.texts(LEDGER, {})).items():
+    for name, events in _by_name(await reader.texts(LEDGER, {}, above=("seq", after))).items():
         for event in events:
-            entry = journal_entry(event, _series(name, event["symbol"])) if "journal" in event else None
+            entry = journal_entry(event, _series(name, event["symbol"]))
             if entry is not None:
                 entries.append(entry)
     return sorted(entries, key=lambda e: e.seq)

@@ -9,6 +9,7 @@ import asyncio
 import gzip
 import json
 import logging
+import os
 import time
 import weakref
 from collections.abc import Coroutine, Mapping
@@ -31,8 +32,11 @@ PATIENCE = 60.0
 SILENCE = 60.0
 #: A wait that the server asks for is taken up to this many seconds.
 LONGEST_WAIT = 3600.0
+#: Bytes of an answer that may wait to be read. With aiohttp's 64 kB a year of 1m takes half as long again.
+READ_BUFFER = 1 << 20
 #: Answers that can pass by themselves: too busy, starting, or in trouble that ends.
 PASSING = frozenset({408, 429, 499, 500, 502, 503, 504})
+_NO_SPACE = "no space left"
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
 
 
@@ -79,7 +83,9 @@ class InfluxHttp:
         self._session: aiohttp.ClientSession | None = None
         self._let_go: weakref.finalize[..., InfluxHttp] | None = None
         self._closed = False
+        self._pid = os.getpid()
         self._has_answered = False
+        self._given_up: set[tuple[str, str]] = set()  # questions that patience was lost over
 
     # -- from any thread ---------------------------------------------------------------------------------------------
 
@@ -112,9 +118,14 @@ class InfluxHttp:
             self._thread.stop()
 
     def check_open(self) -> None:
-        """Raise StoreUnreadable once it is closed."""
+        """Raise StoreUnreadable once it is closed, UsageError in a fork of the process that made it."""
         if self._closed:
             raise StoreUnreadable(f"the store {self.place.url} is closed", hint="open it again")
+        if self._pid != os.getpid():
+            raise UsageError(
+                f"the store {self.place.url} was opened by process {self._pid}, of which this is a fork",
+                hint="open the store in the child process",
+            )
 
     # -- inside the loop ---------------------------------------------------------------------------------------------
 
@@ -131,21 +142,24 @@ class InfluxHttp:
         """One question, asked again (the same bytes) while what stands in its way can pass, for `patience` seconds.
 
         Returns any final answer, good or bad: what a status means is the caller's to know. Raises DatabaseError where
-        no answer came, or only passing ones until the patience was over. Without `retry` it is asked once, and a
-        passing status is returned.
+        no answer came, or only passing ones until the patience was over; from then on it is waited for no more until
+        such a question is answered. Without `retry` it is asked once, and a passing status is returned.
         """
-        end = time.monotonic() + self.patience
+        question = (method, path)
+        end = time.monotonic() + (0 if question in self._given_up else self.patience)
         pause = _FIRST_PAUSE
         while True:
             answer, trouble = await self._once(method, path, params, body, headers)
-            if answer is not None and (not retry or answer.status not in PASSING):
+            if answer is not None and (not retry or not _can_pass(answer)):
                 self._has_answered = True
+                self._given_up.discard(question)
                 return answer
             wait = pause
             if answer is not None:
                 self._has_answered = True
                 wait = max(pause, told_wait(answer))
             if not retry or not self._has_answered or time.monotonic() + wait > end:
+                self._given_up.add(question)
                 raise self._gave_up(answer, trouble)
             log.warning(
                 "InfluxDB at %s: %s; asking again in %.1f s",
@@ -169,6 +183,7 @@ class InfluxHttp:
             self._session = aiohttp.ClientSession(
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=SILENCE),
                 auto_decompress=True,
+                read_bufsize=READ_BUFFER,
             )
             assert self._thread is not None
             # Whoever forgets to close it is not scolded for it by aiohttp at the end of the program.
@@ -214,6 +229,11 @@ def _close(thread: LoopThread, session: aiohttp.ClientSession) -> None:
         thread.stop()
 
 
+def _can_pass(answer: Answer) -> bool:
+    """Whether asking again may help. A server whose disk was full refuses all writes until it is started anew."""
+    return answer.status in PASSING and _NO_SPACE not in answer.said
+
+
 def told_wait(answer: Answer) -> float:
     """Seconds that the answer asks to wait, 0 if it names none, an hour at most."""
     try:
@@ -239,7 +259,7 @@ def failed(place: InfluxPlace, answer: Answer) -> DatabaseError:
             f"{where}: {said}",
             hint=f"check the organisation {place.org!r} and the bucket {place.bucket!r}; `chandlery influx setup` makes them",
         )
-    if "no space left" in said:
+    if _NO_SPACE in said:
         return StoreFull(
             f"{where} has no space left on its disk: {said}",
             hint="make room, then restart influxd: it goes on refusing writes until then; nothing acknowledged is lost",

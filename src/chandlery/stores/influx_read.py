@@ -232,51 +232,69 @@ class Reader:
         (series,) = await self._ql.rows([iql.select(f"last({iql.influxql_name(field)})", measurement, where)])
         return max(((row[0], int(row[1])) for rows in series for row in rows.values), default=None)
 
-    async def found(self) -> list[Found]:
-        """Every series of candles in the bucket that has at least one, in order."""
+    async def found(self, noted: Mapping[SeriesTags, int] | None = None) -> list[Found]:
+        """Every series of candles in the bucket that has at least one, in order.
+
+        Counting closes is eight times as fast as counting whole candles. So where there are as many as `noted` says were
+        written, whole as all that is written here, they are not counted again.
+        """
         found: list[Found] = []
         for measurement in MEASUREMENTS.values():
-            found += await self._found(measurement)
+            found += await self._found(measurement, noted or {})
         return sorted(found, key=lambda one: one.tags)
 
-    async def _found(self, measurement: str) -> list[Found]:
-        wholes, closes, firsts, lasts = await self._ql.rows(
-            [
-                iql.select_of_whole("count(x)", measurement),
-                *(
-                    iql.select(f'{which}("close"::float)', measurement)
-                    for which in ("count", "first", "last")
-                ),
-            ]
-        )
-        counted = _by_tags(wholes, measurement, column=1)
-        closed = _by_tags(closes, measurement, column=1)
-        first, last = (_by_tags(rows, measurement, column=0) for rows in (firsts, lasts))
-        others = {tuple(rows.tags) for rows in wholes} - {tuple(sorted(_TAGS))}
-        if others:
+    async def _found(self, measurement: str, noted: Mapping[SeriesTags, int]) -> list[Found]:
+        asked = [iql.select(f'{which}("close"::float)', measurement) for which in ("count", "first", "last")]
+        closes, firsts, lasts = await self._ql.rows(asked)
+        if {tuple(rows.tags) for rows in closes} - {tuple(sorted(_TAGS))}:
             log.warning(
                 "%s holds series with other tags than %s, which are not read",
                 measurement,
                 ", ".join(sorted(_TAGS)),
             )
-        # Where each close belongs to a whole candle, the first close is that of the first candle.
-        found = [
-            Found(tags, rows, first[tags] // MS, last[tags] // MS)
-            for tags, rows in counted.items()
-            if rows and closed.get(tags) == rows
-        ]
-        for tags, rows in counted.items():
-            if rows and closed.get(tags) != rows:
+        closed, first, last = (
+            _by_tags(rows, measurement, column) for rows, column in ((closes, 1), (firsts, 0), (lasts, 0))
+        )
+        doubted = [tags for tags, count in closed.items() if noted.get(tags) != count]
+        counted = dict(zip(doubted, await self._whole(measurement, doubted), strict=True))
+        found = []
+        for tags, count in closed.items():
+            rows = counted.get(tags, count)
+            if rows == count:  # each close belongs to a whole candle, so the first one to the first candle
+                found.append(Found(tags, rows, first[tags] // MS, last[tags] // MS))
+            elif rows:
                 opens = await self.opens(tags, [EVER])
-                if len(opens):
-                    found.append(Found(tags, len(opens), int(opens[0]), int(opens[-1])))
+                found += [Found(tags, len(opens), int(opens[0]), int(opens[-1]))] if len(opens) else []
         return found
+
+    async def _whole(self, measurement: str, tags: Sequence[SeriesTags]) -> list[int]:
+        """Whole candles of some series of one measurement."""
+        if len(tags) <= STATEMENTS:
+            return await self.counts([(one, EVER) for one in tags])
+        (wholes,) = await self._ql.rows([iql.select_of_whole("count(x)", measurement)])
+        counted = _by_tags(wholes, measurement, column=1)
+        return [counted.get(one, 0) for one in tags]
 
     # -- texts -------------------------------------------------------------------------------------------------------
 
-    async def texts(self, measurement: str, where: Mapping[str, str], field: str = "entry") -> list[Text]:
-        """The texts of a measurement of our own whose tags equal `where`, in order of time."""
-        (series,) = await self._ql.rows([iql.select(iql.influxql_name(field), measurement, where)])
+    async def texts(
+        self,
+        measurement: str,
+        where: Mapping[str, str],
+        field: str = "entry",
+        *,
+        above: tuple[str, int] | None = None,
+    ) -> list[Text]:
+        """The texts of a measurement of our own whose tags equal `where`, in order of time.
+
+        `above` is a field and a whole number that it must be above; points without it are left out.
+        """
+        what = iql.influxql_name(field)
+        if above is None:
+            statement = iql.select(what, measurement, where)
+        else:
+            statement = iql.select_above(what, measurement, where, *above)
+        (series,) = await self._ql.rows([statement])
         found = [Text(rows.tags, row[0], row[1]) for rows in series for row in rows.values]
         return sorted(found, key=lambda text: text.stamp_ns)
 
