@@ -118,13 +118,13 @@ class InfluxHttp:
             self._thread.stop()
 
     def check_open(self) -> None:
-        """Raise StoreUnreadable once it is closed, UsageError in a fork of the process that made it."""
+        """Raise StoreUnreadable once it is closed, and in a fork of the process that made it."""
         if self._closed:
             raise StoreUnreadable(f"the store {self.place.url} is closed", hint="open it again")
         if self._pid != os.getpid():
-            raise UsageError(
+            raise StoreUnreadable(
                 f"the store {self.place.url} was opened by process {self._pid}, of which this is a fork",
-                hint="open the store in the child process",
+                hint="open the store again in each process",
             )
 
     # -- inside the loop ---------------------------------------------------------------------------------------------
