@@ -131,6 +131,8 @@ def test_every_command_of_this_issue_is_there() -> None:
             "markets",
             "remove",
             "seal",
+            "copy",
+            "diff",
             "exchange",
             "demo",
         ]

@@ -104,7 +104,7 @@ def copy(
     verbose: opt.Verbose = 0,
     quiet: opt.Quiet = False,
 ) -> None:
-    """Bring everything that one store keeps into another, then compare them.
+    """Bring all that one store keeps into another, and compare them.
 
     Equal candles are left, others become revisions in TO; candles that only TO has stay and are told. It can be run again at any time and goes on where it stopped.
     """

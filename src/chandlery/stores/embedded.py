@@ -28,7 +28,7 @@ from chandlery.stores.base import (
     Store,
     Written,
 )
-from chandlery.stores.embedded_catalog import LOCKS, Catalogue, has_marks, inspect_folder
+from chandlery.stores.embedded_catalog import LOCKS, Catalogue, inspect_folder
 from chandlery.stores.embedded_read import (
     Decoded,
     check_series,
@@ -39,6 +39,7 @@ from chandlery.stores.embedded_read import (
 )
 from chandlery.stores.embedded_repair import forget
 from chandlery.stores.embedded_rows import SeriesRow, delete_series, find_series, summaries
+from chandlery.stores.embedded_schema import has_marks
 from chandlery.stores.embedded_seal import empty_trash, give_back_space, is_complete, seal_partition
 from chandlery.stores.embedded_write import Transaction
 from chandlery.stores.rules import hull, no_such_series

@@ -17,7 +17,7 @@ import apsw
 
 from chandlery.errors import DataPipelineError, NoSuchStore, StoreCorrupt, StoreFull, StoreUnreadable
 from chandlery.stores.embedded_files import make_store_folder
-from chandlery.stores.embedded_schema import MIGRATIONS, OLDEST_VERSION, SCHEMA, SCHEMA_VERSION
+from chandlery.stores.embedded_schema import OLDEST_VERSION, SCHEMA_VERSION, make_tables, migrate
 
 FILE_NAME = "catalogue.sqlite"
 LOCKS = "locks"
@@ -125,7 +125,7 @@ class Catalogue:
             if version == 0:
                 self._make_schema(connection)
             elif version < SCHEMA_VERSION:
-                _migrate(connection)
+                migrate(connection)
             # synchronous=FULL: a commit is on the disk when it returns; on macOS only with fullfsync.
             for pragma in (
                 "synchronous=FULL",
@@ -150,12 +150,7 @@ class Catalogue:
             if time.monotonic() > deadline:
                 raise apsw.BusyError("another process holds the catalogue")
             time.sleep(0.01)
-        with _one_change(connection):
-            if connection.execute("PRAGMA user_version").get == 0:
-                for statement in SCHEMA.split(";\n"):
-                    connection.execute(statement)
-                connection.execute(f"PRAGMA application_id={APPLICATION_ID}")
-                connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+        make_tables(connection, APPLICATION_ID)
 
     @contextmanager
     def transaction(self) -> Iterator[apsw.Connection]:
@@ -326,34 +321,6 @@ def _version(connection: apsw.Connection, folder: Path) -> int:
             hint="install that version or a newer one: pip install -U chandlery",
         )
     return version
-
-
-def has_marks(connection: apsw.Connection) -> bool:
-    """Whether the catalogue has an identity and marks: one that was only read since an older chandlery has none."""
-    return int(connection.execute("PRAGMA user_version").get) > 2
-
-
-def _migrate(connection: apsw.Connection) -> None:
-    """Add what an older catalogue lacks, in one commit: a reader finds the old one or the new one."""
-    with _one_change(connection):
-        version = int(connection.execute("PRAGMA user_version").get)
-        for older in range(version, SCHEMA_VERSION):  # empty where another process was quicker
-            for statement in MIGRATIONS[older].split(";\n"):
-                connection.execute(statement)
-        connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
-
-
-@contextmanager
-def _one_change(connection: apsw.Connection) -> Iterator[None]:
-    """Everything inside is done in one writing transaction, or nothing of it."""
-    connection.execute("BEGIN IMMEDIATE")
-    try:
-        yield
-        connection.execute("COMMIT")
-    except BaseException:
-        if connection.in_transaction:
-            connection.execute("ROLLBACK")
-        raise
 
 
 def _frozen(path: Path) -> apsw.Connection:

@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import apsw
+
 SCHEMA_VERSION = 3  # 1 was of no release: facts had no time; 2 had neither identity nor marks
 #: The oldest version that is read as it is; the first writer brings it up to SCHEMA_VERSION.
 OLDEST_VERSION = 2
@@ -57,3 +64,41 @@ CREATE TABLE trash (path TEXT PRIMARY KEY) WITHOUT ROWID;
 """
     + _SINCE_3
 )
+
+
+def make_tables(connection: apsw.Connection, application: int) -> None:
+    """Fill an empty catalogue, unless another process was quicker."""
+    with _one_change(connection):
+        if connection.execute("PRAGMA user_version").get == 0:
+            for statement in SCHEMA.split(";\n"):
+                connection.execute(statement)
+            connection.execute(f"PRAGMA application_id={application}")
+            connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+
+
+def has_marks(connection: apsw.Connection) -> bool:
+    """Whether the catalogue has an identity and marks: one that was only read since an older chandlery has none."""
+    return int(connection.execute("PRAGMA user_version").get) > 2
+
+
+def migrate(connection: apsw.Connection) -> None:
+    """Add what an older catalogue lacks, in one commit: a reader finds the old one or the new one."""
+    with _one_change(connection):
+        version = int(connection.execute("PRAGMA user_version").get)
+        for older in range(version, SCHEMA_VERSION):  # empty where another process was quicker
+            for statement in MIGRATIONS[older].split(";\n"):
+                connection.execute(statement)
+        connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+
+
+@contextmanager
+def _one_change(connection: apsw.Connection) -> Iterator[None]:
+    """Everything inside is done in one writing transaction, or nothing of it."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
