@@ -15,6 +15,7 @@ from typing import Any
 
 import polars as pl
 import pytest
+from tests.influx.influx_server import InfluxServer
 from typer.testing import CliRunner
 
 from chandlery.candle import SeriesId
@@ -24,8 +25,6 @@ from chandlery.stores import open_store
 from chandlery.stores.base import Store
 from chandlery.stores.influx import InfluxStore
 from chandlery.when import parse_when
-
-from ..influx.influx_server import InfluxServer
 
 #: The moment at which an exchange's clock stands still. All candles of the tests are settled then.
 CLOCK = "2024-06-01T00:00Z,0"

@@ -41,6 +41,7 @@ from chandlery.stores.influx_long import LongCandles
 from chandlery.stores.influx_numbers import Numbers
 from chandlery.stores.influx_read import EVER, Found, Reader, named
 from chandlery.stores.influx_send import Sender
+from chandlery.stores.influx_tally import Tally, outside, put, short
 from chandlery.stores.influx_write import Commit, Sink
 from chandlery.stores.locks import take
 from chandlery.stores.rules import columns_of, hull, no_such_series, without_answers
@@ -72,6 +73,7 @@ class InfluxStore(Store):
         self._reader = Reader(self._http)
         self._books: dict[SeriesId, Books] = {}  # of the series whose locks this object holds
         self._held: set[SeriesId] = set()
+        self._doubted: set[SeriesId] = set()  # of which the last write failed
         self._turns: dict[SeriesId, threading.RLock] = {}
         self._guard = threading.Lock()
         self._checked_for_writing = False
@@ -137,12 +139,24 @@ class InfluxStore(Store):
             return []
         with self._in_turn(named):
             self._check_for_writing()
-            commit = Commit(self._sink(), self._http.run(self._books_of(named)))
-            written = self._http.run(commit.run(entries))
-            self._keep(commit.books)
+            written = self._commit(entries, named)
         for series, one in zip(named, written, strict=True):
             if one.seq is not None:
                 self._long.touched(series)
+        return written
+
+    def _commit(self, entries: Sequence[Entry], named: Sequence[SeriesId]) -> list[Written]:
+        doubted = self._doubted.intersection(named)
+        try:
+            commit = Commit(self._sink(), self._http.run(self._books_of(named)), doubted)
+            written = self._http.run(commit.run(entries))
+        except BaseException:
+            self._doubted.update(named)
+            for series in named:  # nobody knows what of it was noted
+                self._books.pop(series, None)
+            raise
+        self._doubted.difference_update(named)
+        self._keep(commit.books)
         return written
 
     async def _books_of(self, named: Sequence[SeriesId]) -> dict[SeriesId, Books]:
@@ -179,10 +193,14 @@ class InfluxStore(Store):
             books = self._kept(series)
             ledger = without_answers(books.ledger, RangeSet([span]))
             if ledger is not books.ledger:
-                rows = self._http.run(self._reader.counts([(tags_of(series), EVER)]))[0]
+                left = outside(books.tallies, span)
+                counts = self._http.run(self._reader.counts([(tags_of(series), part) for part in left]))
+                vouched = [Tally(p.since, p.until, rows) for p, rows in zip(left, counts, strict=True)]
                 event = reset_event(ledger, span, answers=True, facts=False)
-                event = replace(event, details={**event.details, "rows": rows})
-                changed = replace(books, ledger=ledger, total=rows, adopted=False)
+                event = replace(event, details={**event.details, "tally": vouched})
+                changed = replace(
+                    books, ledger=ledger, tallies=put(books.tallies, span, vouched), adopted=False
+                )
                 self._alone(changed, event, span, "repair", 0)
 
     def remove(self, series: SeriesId) -> int:
@@ -325,7 +343,7 @@ class InfluxStore(Store):
         ]
 
     def check(self, series: SeriesId) -> list[Problem]:
-        """Count the rows against what was written, and look for candles of which only a part is there."""
+        """Count the rows of each range against what was written, and look for candles that are not whole."""
         books = self._kept(series)
         tags = tags_of(series)
         frame = series.frame
@@ -339,17 +357,19 @@ class InfluxStore(Store):
             )
             for opened in self._http.run(self._reader.partial(tags, [EVER]))
         ]
-        rows = self._http.run(self._reader.counts([(tags, EVER)]))[0]
-        if rows < books.total and not self._retention.keep:
-            problems.append(
-                Problem(
-                    "lost",
-                    reach(books.ledger),
-                    books.total - rows,
-                    f"{books.total:,} candles of {series} were written, and the server has {rows:,}",
-                    "chandlery verify --repair fetches them anew; were they deleted, or an old backup restored?",
-                )
+        horizon = self._retention.horizon(time.time_ns() // 1_000_000)
+        vouched = [one for one in books.tallies if one.since >= horizon]
+        opens = self._http.run(self._reader.opens(tags, [EVER]))
+        problems += [
+            Problem(
+                "lost",
+                lost.range,
+                lost.rows,
+                f"{lost.rows:,} candles of {series} that were written are not there",
+                "chandlery verify --repair fetches them anew; were they deleted, or an old backup restored?",
             )
+            for lost in short(vouched, opens)
+        ]
         return problems
 
     def still_there(self) -> None:

@@ -122,7 +122,7 @@ def _adopted(books: Books, found: Found) -> Books:
     frame = books.series.frame
     hull = TimeRange(frame.floor(found.first), frame.next(frame.floor(found.last)))
     ledger = Ledger(frame, asked=RangeSet([hull]), clock=hull.until)
-    return replace(books, ledger=ledger, kept=True, adopted=True, total=found.rows)
+    return replace(books, ledger=ledger, kept=True, adopted=True)
 
 
 async def _resolved(reader: Reader, books: Books) -> Books:

@@ -15,6 +15,7 @@ from typing import Any
 from chandlery.candle import Rejected, SeriesId
 from chandlery.ledger import Answered, Fact, Ledger, State, with_answer
 from chandlery.stores.base import JournalEntry, Revision
+from chandlery.stores.influx_tally import Tally, put
 from chandlery.stores.rules import after_fact, hull, without_answers
 from chandlery.timerange import RangeSet, TimeRange
 
@@ -54,6 +55,10 @@ class Retention:
             since = until
         return parts or ([span] if span.since >= self.horizon(now) else [])
 
+    def together(self, one: int, other: int) -> bool:
+        """Whether the two moments are forgotten at once."""
+        return not self.shard or self._shard_end(one) == self._shard_end(other)
+
     def _shard_end(self, moment: int) -> int:
         # The server counts shards from the first day of the year 1.
         return moment + self.shard - (moment + 62_135_596_800_000) % self.shard
@@ -77,10 +82,15 @@ class Books:
     ledger: Ledger
     number: int = 0
     kept: bool = False
-    total: int = 0  # rows that should be there
+    tallies: tuple[Tally, ...] = ()  # rows that should be there
     refused: tuple[Refusal, ...] = ()
     revisions: tuple[Revision, ...] = ()
     adopted: bool = field(default=False)  # made out from rows that somebody else wrote, and not noted yet
+
+    @property
+    def total(self) -> int:
+        """How many candles the ledger vouches for."""
+        return sum(one.rows for one in self.tallies)
 
 
 def ask_event(ledger: Ledger, span: TimeRange) -> Event:
@@ -88,9 +98,9 @@ def ask_event(ledger: Ledger, span: TimeRange) -> Event:
     return Event("ask", span, {"clock": ledger.clock, "settle": ledger.settle})
 
 
-def answer_event(span: TimeRange, at: int) -> Event:
-    """The range was answered at the exchange's time `at`."""
-    return Event("answer", span, {"at": at})
+def answer_event(span: TimeRange, at: int, vouched: Sequence[Tally] = ()) -> Event:
+    """The range was answered at the exchange's time `at`, and so many rows are there now."""
+    return Event("answer", span, {"at": at, **({"tally": list(vouched)} if vouched else {})})
 
 
 def fact_event(fact: Fact) -> Event:
@@ -131,6 +141,8 @@ def in_pieces(event: Event, retention: Retention, now: int) -> Iterator[Event]:
             for name in ("answered", "facts"):
                 if name in details:
                     details[name] = _clipped(details[name], part)
+            if "tally" in details:
+                details["tally"] = [one for one in details["tally"] if retention.together(one[0], part.since)]
         yield Event(event.kind, part, details, event.journal if part is parts[-1] else None)
 
 
@@ -191,12 +203,15 @@ def books_of(
 ) -> Books:
     """The books that the kept texts of one series add up to, in any order."""
     ordered = sorted(events, key=lambda e: (e["n"], e["range"][0]))
-    ledger, removed, kept, total = Ledger(series.frame), 0, False, 0
+    ledger, removed, kept = Ledger(series.frame), 0, False
+    tallies: tuple[Tally, ...] = ()
     for event in ordered:
         if event["event"] == "remove":
-            ledger, removed, kept, total = Ledger(series.frame), event["n"], False, 0
+            ledger, removed, kept, tallies = Ledger(series.frame), event["n"], False, ()
         else:
-            ledger, kept, total = _after(ledger, event), True, event.get("rows", total)
+            ledger, kept = _after(ledger, event), True
+            if "tally" in event:
+                tallies = put(tallies, TimeRange(*event["range"]), (Tally(*one) for one in event["tally"]))
     rows = sorted((r for r in refusals if r["n"] > removed), key=lambda r: int(r["n"]))
     changes = sorted((r for r in revisions if r["n"] > removed), key=lambda r: int(r["n"]))
     numbers = [e["n"] for e in ordered] + [r["n"] for r in (*rows, *changes)]
@@ -205,7 +220,7 @@ def books_of(
         ledger,
         number=max(numbers, default=0),
         kept=kept,
-        total=total,
+        tallies=tallies,
         refused=tuple(
             (Rejected(r["open"], r["raw"], r["reason"]), int(r["at"]), str(r["source"])) for r in rows
         ),

@@ -52,9 +52,15 @@ class Change:
     rows: Rows
     new: NDArray[np.bool_]
     revised: NDArray[np.bool_]
+    again: NDArray[np.bool_]  # equal rows that nobody vouches for yet: they are written once more
     same: int
     revisions: list[Revision] = field(default_factory=list)
     refused: list[Rejected] = field(default_factory=list)  # rows that the server would not take
+
+    @property
+    def sent(self) -> NDArray[np.bool_]:
+        """The rows that are written."""
+        return self.new | self.revised | self.again
 
 
 def weighed(entry: Page, rows: Rows, known: Rows) -> Change:
@@ -79,14 +85,15 @@ def weighed(entry: Page, rows: Rows, known: Rows) -> Change:
         )
         for i in np.flatnonzero(revised)
     ]
-    return Change(rows, ~met, revised, int((met & equal).sum()), revisions)
+    same = met & equal
+    return Change(rows, ~met, revised, same, int(same.sum()), revisions)
 
 
 def take_out(change: Change, lost: Mapping[int, Rejected]) -> None:
     """Count the rows that the server refused as refused, not as stored."""
-    for i in np.flatnonzero(change.new | change.revised):
+    for i in np.flatnonzero(change.sent):
         refused = lost.get(int(change.rows.times[i]))
         if refused is not None:
-            change.new[i] = change.revised[i] = False
+            change.new[i] = change.revised[i] = change.again[i] = False
             change.refused.append(refused)
             change.revisions = [r for r in change.revisions if r.open != refused.open]

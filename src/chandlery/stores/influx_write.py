@@ -6,7 +6,7 @@ A crash before the events costs a re-fetch of what was written, never a hole: th
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -41,12 +41,15 @@ from chandlery.stores.influx_events import (
     stamp,
 )
 from chandlery.stores.influx_lines import Lines, SeriesTags, encode, joined, key_of, tags_of, text_line
+from chandlery.stores.influx_tally import Tally, after_answer, put
 from chandlery.stores.influx_weigh import Change, Rows, take_out, weighed
 from chandlery.stores.rules import after, columns_of, journal_kind
 from chandlery.timerange import RangeSet, TimeRange
 from chandlery.when import iso
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from chandlery.stores.influx_read import Reader
     from chandlery.stores.influx_send import Sender
 
@@ -54,6 +57,8 @@ if TYPE_CHECKING:
 BATCH = 5_000
 #: What a bucket forgets within these ms is not named as what can be kept: a fetch takes time too.
 _MARGIN = 900_000
+#: Slots up to which answers that adjoin share one tally.
+_TALLY_SLOTS = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,11 +74,19 @@ class Sink:
 
 
 class Commit:
-    """One call of `InfluxStore.write`. `books` are those of its series, which only it changes meanwhile."""
+    """One call of `InfluxStore.write`. `books` are those of its series, which only it changes meanwhile.
 
-    def __init__(self, sink: Sink, books: Mapping[SeriesId, Books]) -> None:
+    Rows that are there are taken for stored only where the ledger vouches for them, and not where an earlier write of
+    the `doubted` series failed: a server whose disk is full gives back what it refused, until it is started anew.
+    """
+
+    def __init__(
+        self, sink: Sink, books: Mapping[SeriesId, Books], doubted: Collection[SeriesId] = ()
+    ) -> None:
         self.sink = sink
         self.books = dict(books)
+        self._doubted = frozenset(doubted)
+        self._there: dict[SeriesId, NDArray[np.int64]] = {}  # open times where the pages answer
         self._now = time.time_ns() // 1_000_000
         self._tags: dict[SeriesId, SeriesTags] = {series: tags_of(series) for series in books}
         self._before: dict[SeriesId, Rows] = {}
@@ -137,6 +150,7 @@ class Commit:
             merged = [span for span in RangeSet(spans) if span]
             found = await self.sink.reader.candles(self._tags[series], merged)
             self._before[series] = Rows.of(found)
+            self._there[series] = self._before[series].times
 
     def _weigh(self, pages: Sequence[Page]) -> list[Change]:
         """Each page against what is there and what the pages before it bring."""
@@ -155,9 +169,20 @@ class Commit:
             ]
             if over:
                 known = Rows.latest([known, *over])
-            changes.append(weighed(entry, rows, known))
+            change = weighed(entry, rows, known)
+            change.again &= self._unsaid(page.series, rows.times)
+            changes.append(change)
             earlier.append((page.answered, rows))
         return changes
+
+    def _unsaid(self, series: SeriesId, times: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Which of the open times the ledger does not vouch for."""
+        unsaid = np.ones(len(times), dtype=bool)
+        if series not in self._doubted and len(times):
+            span = RangeSet.of(int(times[0]), int(times[-1]) + 1)
+            for part in self.books[series].ledger.answered_ranges & span:
+                unsaid &= (times < part.since) | (times >= part.until)
+        return unsaid
 
     async def _write_rows(self, pages: Sequence[Page], changes: Sequence[Change]) -> None:
         """Revisions first, so that no old value is lost, then what is new or changed; then count it back."""
@@ -168,7 +193,7 @@ class Commit:
         sent: dict[SeriesId, Rows] = {}
         for series in dict.fromkeys(entry.page.series for entry in pages):
             parts = [
-                Rows(c.rows.times[c.new | c.revised], c.rows.values[:, c.new | c.revised])
+                Rows(c.rows.times[c.sent], c.rows.values[:, c.sent])
                 for entry, c in zip(pages, changes, strict=True)
                 if entry.page.series == series
             ]
@@ -246,30 +271,46 @@ class Commit:
                 known.add(row)
                 fresh.append((row, page.at, page.source))
         ledger = replace(ledger, quarantined=self._quarantined(books, page.series, change, fresh))
+        tallies, vouched = self._tallies(books, page.answered, change)
         new, revised = int(change.new.sum()), int(change.revised.sum())
         answered = ledger.answered_ranges != books.ledger.answered_ranges
         if not (new or revised or fresh or answered):
-            if books.kept and ledger.answered != books.ledger.answered:
-                self._event(series, answer_event(page.answered, page.at))
-            self.books[series] = replace(self.books[series], ledger=ledger)
+            if books.kept and (ledger.answered != books.ledger.answered or tallies != books.tallies):
+                self._event(series, answer_event(page.answered, page.at, vouched))
+            self.books[series] = replace(self.books[series], ledger=ledger, tallies=tallies)
             return Written(None, same=change.same)
         for refusal in fresh:
             opened = page.answered.since if refusal[0].open is None else refusal[0].open
             self._note(QUARANTINE, series, opened, partial(refusal_text, refusal, series))
         kind = journal_kind(entry, new=new, revised=revised)
         told = self._journal(series, page.answered, kind, take, page.source, new + revised)
-        event = answer_event(page.answered, page.at)
-        total = books.total + new
-        self._event(series, replace(event, details={**event.details, "rows": total}, journal=told))
+        event = answer_event(page.answered, page.at, vouched)
+        self._event(series, replace(event, journal=told))
         self.books[series] = replace(
             self.books[series],
             ledger=ledger,
             kept=True,
-            total=total,
+            tallies=tallies,
             refused=(*books.refused, *fresh),
             revisions=(*books.revisions, *change.revisions),
         )
         return Written(told.seq, new, change.same, revised, len(fresh))
+
+    def _tallies(
+        self, books: Books, answered: TimeRange, change: Change
+    ) -> tuple[tuple[Tally, ...], list[Tally]]:
+        """How many rows the ledger vouches for after a page, and which of that is said anew."""
+        series = books.series
+        refused = np.array([row.open for row in change.refused if row.open is not None], dtype=np.int64)
+        there = self._there[series]
+        self._there[series] = np.union1d(there, np.setdiff1d(change.rows.times, refused))
+        if not answered:
+            return books.tallies, []
+        retention = self.sink.retention
+        longest = 0 if retention.keep else _TALLY_SLOTS * series.frame.nominal_ms
+        parts = retention.cut(answered, self._now)
+        vouched = after_answer(books.tallies, parts, there, self._there[series], longest)
+        return put(books.tallies, answered, vouched), vouched
 
     def _quarantined(
         self, books: Books, series: SeriesId, change: Change, fresh: Iterable[Refusal]
@@ -315,8 +356,7 @@ class Commit:
         """Note a series of rows that somebody else wrote as asked for, before anything else is noted of it."""
         if not books.adopted:
             return books
-        event = ask_event(books.ledger, reach(books.ledger))
-        self._event(books.series, replace(event, details={**event.details, "rows": books.total}))
+        self._event(books.series, ask_event(books.ledger, reach(books.ledger)))
         self.books[books.series] = replace(self.books[books.series], adopted=False)
         return self.books[books.series]
 
