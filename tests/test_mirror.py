@@ -177,8 +177,11 @@ def test_a_mirror_put_back_from_a_backup_goes_on_from_there(primary: Store, tmp_
         assert_equal(primary, target)
 
 
-def test_a_store_put_back_from_a_backup_is_followed_anew(tmp_path: Path) -> None:
-    """A store that lost its newest entries and wrote others has another past: the mirror follows that and says what it has more."""
+@pytest.mark.parametrize("more", [0, 2])
+def test_a_store_put_back_from_a_backup_is_followed_anew(tmp_path: Path, more: int) -> None:
+    """A store that lost its newest entries and wrote others, fewer or as many, has another past: the mirror follows that
+    and says what it has more.
+    """
     place, backup, other = tmp_path / "primary", tmp_path / "backup", tmp_path / "mirror"
     with open_store(place) as primary:
         primary.write([ask(0, 50), page(0, 20)])
@@ -188,9 +191,9 @@ def test_a_store_put_back_from_a_backup_is_followed_anew(tmp_path: Path) -> None
     shutil.rmtree(place)
     backup.rename(place)
     with open_store(place) as primary, open_store(other) as target:
-        primary.write([page(20, 30, seed=4)])
+        primary.write([page(20, 30, seed=4), *(page(n, n + 1, series=OTHER) for n in range(more))])
         mirror = Mirror(primary, target)
-        assert mirror.follow() == 3
+        assert mirror.follow() == 3 + more
         with pytest.raises(DatabaseError, match="10 candles that the store has not"):
             mirror.verify()
         assert bits(target.candles(SERIES, hours(20, 30))) == bits(candles(list(range(20, 30)), seed=4))
