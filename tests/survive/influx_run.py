@@ -77,15 +77,17 @@ class Run:
         """Show this token from now on."""
         self._patch.setenv("INFLUXDB_TOKEN", token)
 
-    def start(self, *words: object, **environment: str) -> subprocess.Popen[str]:
+    def start(
+        self, *words: object, stdout: Any = subprocess.PIPE, stderr: Any = subprocess.PIPE, **environment: str
+    ) -> subprocess.Popen[str]:
         """Start a command as a process of its own."""
         process = subprocess.Popen(
             [sys.executable, "-m", "chandlery", *map(str, words)],
             cwd=self.folder,
             env={**os.environ, **environment},
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stdout=stdout,
+            stderr=stderr,
             text=True,
         )
         self.begun.append(process)
