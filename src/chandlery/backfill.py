@@ -29,9 +29,10 @@ from chandlery.report import (
     Silent,
 )
 from chandlery.sources.base import Source
-from chandlery.stores.base import Ask, NoFact, Page, SeriesFact, Store, Written
+from chandlery.stores.base import Ask, NoFact, Page, SeriesFact, Store, Written, pieces
 from chandlery.timeframe import DAY
 from chandlery.timerange import RangeSet, TimeRange
+from chandlery.validate import check_rows
 from chandlery.wanted import Job, Want, Wanted, aside, is_early
 from chandlery.when import iso
 
@@ -217,12 +218,22 @@ class Backfill:
             await asyncio.sleep(LOCK_TRY_SECONDS)
 
     def _forget_damage(self, job: Job) -> None:
-        """Let go of what cannot be read any more, so that it is asked for again."""
+        """Let go of what cannot be read any more or cannot be a candle, so that it is asked for again."""
         if not self.store.knows(job.series):
             return
         for problem in self.store.check(job.series):
             if problem.range is not None:
                 self.store.forget(job.series, problem.range)
+        frame = job.series.frame
+        for piece in pieces(frame, job.span):
+            candles = self.store.candles(job.series, piece)
+            if candles.height:
+                good = check_rows(candles, frame).good
+                bad = candles.join(good, on="time", how="anti")["time"].to_physical()
+                for part in RangeSet(
+                    TimeRange(one, frame.next(one)) for one in bad if frame.floor(one) == one
+                ):
+                    self.store.forget(job.series, part)
 
     async def _walk_all(self, job: Job, now: int, door: Door) -> None:
         """Walk everything that is left, the long ranges in several walks side by side."""

@@ -268,10 +268,66 @@ def test_rows_of_other_programs_break_nothing_and_are_told(
     assert pl.read_csv(chandlery("export", "BTC/USDT").out.encode()).rows() == there
     verified = chandlery("verify")
     assert verified.code == 1
-    assert "has not all five fields" in verified.err
+    assert "row has not all five fields in binance BTC/USDT 1h" in verified.err
     fetched = chandlery("fetch", "BTC/USDT")
     assert fetched.code == 0, fetched.err
     should = truth(exchange, "BTC/USDT", BEGAN, NOW - HOUR)
     assert pl.read_csv(chandlery("export", "BTC/USDT").out.encode()).rows() == should
     assert influx.server.count("ohlcv", influx.name, field="trades") == 1
     assert influx.server.count("trades", influx.name, field="price") == 1
+
+
+def test_what_another_program_spoiled_is_repaired_or_told(
+    influx: Bucket, exchange: LocalExchange, seed: int
+) -> None:
+    """Rows whose values no candle has, and rows with too few fields, are fetched anew by --repair, and nothing around
+    them; rows between candles are told with what to do, and once they are deleted all is well.
+    """
+    assert chandlery("fetch", "BTC/USDT", "--since", BEGAN, "--until", STOPPED).code == 0
+    before = chandlery("export", "BTC/USDT").out
+    first = int(before.splitlines()[1].partition(",")[0])
+    key = "ohlcv,symbol=BTC_USDT,timeframe=1h,exchange=binance"
+    between = first + 7 * HOUR + 1
+    lines = [
+        f"{key} low=9e9 {first + 3 * HOUR}",  # spoils a candle
+        f"{key} high=-1 {first + 4 * HOUR}",
+        f"{key} open=1,high=1,low=1,close=1,volume=1 {between}",
+        f"{key} open=1 {between + 1}",
+        f"{key} open=1 {first - 100 * DAY}",  # nobody asked for that
+    ]
+    for line in lines:
+        assert influx.server.write(line, influx.name).status == 204
+    verified = chandlery("verify")
+    assert verified.code == 1
+    assert " invalid" in verified.out
+    assert "2 rows lie between the candles of binance BTC/USDT 1h" in verified.err
+    assert "influx delete" in verified.err
+
+    repaired = chandlery("verify", "--repair")
+    assert repaired.code == 1
+    assert "repair brought 2 candles" in repaired.err
+    with open_store(influx.url) as store:
+        opens = [r.open for r in store.revisions(SeriesId("binance", "BTC/USDT", "1h"))]
+    assert opens == [first + 3 * HOUR, first + 4 * HOUR]
+    where = f"/api/v2/delete?org={influx.server.org}&bucket={influx.name}"
+    text = datetime.fromtimestamp(between / 1000, UTC).isoformat(timespec="milliseconds")[:-6]
+    body = f'{{"start":"{text}Z","stop":"{text[:-1]}9Z","predicate":"_measurement=\\"ohlcv\\""}}'
+    assert influx.server.ask("POST", where, body.encode()).status == 204
+    done = chandlery("verify", "--repair")
+    assert done.code == 0, done.err
+    assert "lie between" not in done.err
+    assert chandlery("verify").code == 0
+    assert chandlery("export", "BTC/USDT").out == before
+
+
+def test_a_series_that_cannot_be_removed_keeps_its_ledger(influx: Bucket) -> None:
+    """Where rows with a further tag would be deleted too, `remove` ends with 4 before anything is changed."""
+    assert chandlery("fetch", "BTC/USDT", "--since", BEGAN, "--until", STOPPED).code == 0
+    before = chandlery("list", "--json").out, chandlery("verify", "--json").out
+    odd = f"ohlcv,symbol=BTC_USDT,timeframe=1h,exchange=binance,market=spot close=1 {BEGAN}"
+    assert influx.server.write(odd, influx.name).status == 204
+
+    removed = chandlery("remove", "BTC/USDT", "--yes")
+    assert removed.code == 4
+    assert "with other tags too" in removed.err
+    assert (chandlery("list", "--json").out, chandlery("verify", "--json").out) == before

@@ -35,6 +35,7 @@ from chandlery.stores.influx_admin import Bucket
 from chandlery.stores.influx_books import read_all, read_books, read_journal
 from chandlery.stores.influx_check import preflight, raise_failure
 from chandlery.stores.influx_events import MARKS, Books, Event, Retention, reach, reset_event
+from chandlery.stores.influx_foreign import foreign_rows
 from chandlery.stores.influx_http import InfluxHttp, failed
 from chandlery.stores.influx_lines import Lines, key_of_point, tags_of, text_line
 from chandlery.stores.influx_long import LongCandles
@@ -209,6 +210,7 @@ class InfluxStore(Store):
             self._check_for_writing()
             books = self._kept(series)
             tags = tags_of(series)
+            self._http.run(self._reader.check_deletable(tags.measurement, named(tags), EVER))
             rows = self._http.run(self._reader.counts([(tags, EVER)]))[0]
             event = Event("remove", reach(books.ledger), {})
             empty = Books(series, Ledger(series.frame), number=books.number)
@@ -346,17 +348,7 @@ class InfluxStore(Store):
         """Count the rows of each range against what was written, and look for candles that are not whole."""
         books = self._kept(series)
         tags = tags_of(series)
-        frame = series.frame
-        problems = [
-            Problem(
-                "lost",
-                TimeRange(opened, frame.next(frame.floor(opened))),
-                1,
-                f"a candle of {series} has not all five fields: another program wrote it",
-                "chandlery verify --repair fetches it anew",
-            )
-            for opened in self._http.run(self._reader.partial(tags, [EVER]))
-        ]
+        problems = foreign_rows(series, books.ledger.asked, self._http.run(self._reader.faulty(tags, [EVER])))
         horizon = self._retention.horizon(time.time_ns() // 1_000_000)
         vouched = [one for one in books.tallies if one.since >= horizon]
         opens = self._http.run(self._reader.opens(tags, [EVER]))

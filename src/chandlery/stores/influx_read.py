@@ -20,6 +20,7 @@ import polars as pl
 from chandlery.candle import SCHEMA, VALUES, no_candles
 from chandlery.errors import StoreCorrupt, StoreUnreadable
 from chandlery.stores import influx_query as iql
+from chandlery.stores.influx_foreign import Faulty, faulty_points
 from chandlery.stores.influx_http import InfluxHttp, failed
 from chandlery.stores.influx_lines import MEASUREMENTS, SeriesTags
 from chandlery.stores.influx_ql import InfluxQl
@@ -98,6 +99,11 @@ class Reader:
         """The open times, ascending, of points in the ranges that are no whole candle."""
         read = await self._read(tags, await self._pieces(tags, spans, by=VALUES), VALUES)
         return sorted({opened for part in read for opened in part.partial})
+
+    async def faulty(self, tags: SeriesTags, spans: Sequence[TimeRange]) -> Faulty:
+        """The points in the ranges that are no candles of the series."""
+        read = await self._read(tags, await self._pieces(tags, spans, by=VALUES), VALUES)
+        return faulty_points([(part.frame, part.partial) for part in read], parse_timeframe(tags.timeframe))
 
     async def _read(self, tags: SeriesTags, pieces: Sequence[TimeRange], names: Sequence[str]) -> list[_Read]:
         """Each piece in its order, a few of them side by side; without `names` only times."""
@@ -300,25 +306,33 @@ class Reader:
 
     # -- taking away -------------------------------------------------------------------------------------------------
 
+    async def check_deletable(self, measurement: str, where: Mapping[str, str], span: TimeRange) -> None:
+        """Raise UsageError where a part is empty or cannot stand in a predicate, and StoreUnreadable where the predicate
+        would take candles of other series too, which have more tags than ours.
+        """
+        iql.delete_predicate(measurement, where)
+        kept = iql.clamped(span)
+        if not kept or measurement not in MEASUREMENTS.values():
+            return
+        (meant,) = await self._ql.rows([iql.select("first(*)", measurement, where, kept)])
+        others = [rows.tags for rows in meant if rows.tags != where]
+        if others:
+            raise StoreUnreadable(
+                f"{self._http.place.bucket} holds {measurement} of {dict(where)} with other tags too: {dict(others[0])}",
+                hint="a predicate would delete those too; delete or rename them by hand first",
+            )
+
     async def delete_rows(self, measurement: str, where: Mapping[str, str], span: TimeRange) -> None:
         """Delete the points of a measurement whose tags equal `where`, in a range; the token must be able to write.
 
-        Raises UsageError where a part is empty or cannot stand in a predicate, and StoreUnreadable where the predicate
-        would take candles of other series too, which have more tags than ours: nothing is deleted then.
+        Raises as `check_deletable` does: nothing is deleted then.
         """
+        await self.check_deletable(measurement, where, span)
         predicate = iql.delete_predicate(measurement, where)
         kept = iql.clamped(span)
         if not kept:
             return
         place = self._http.place
-        if measurement in MEASUREMENTS.values():
-            (meant,) = await self._ql.rows([iql.select("first(*)", measurement, where, kept)])
-            others = [rows.tags for rows in meant if rows.tags != where]
-            if others:
-                raise StoreUnreadable(
-                    f"{place.bucket} holds {measurement} of {dict(where)} with other tags too: {dict(others[0])}",
-                    hint="a predicate would delete those too; delete or rename them by hand first",
-                )
         # The server deletes both ends.
         body = {
             "start": iql.rfc3339(kept.since * MS),
