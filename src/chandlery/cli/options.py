@@ -197,9 +197,11 @@ def settle(out: Output, *, reads_only: bool = False, **flags: Any) -> Settings:
     """The settings that hold: flags that are not None > environment > secrets/.env.<exchange>, .env > chandlery.toml >
     defaults. Warnings about them are said, those about exposed secrets not by what only reads. Raises UsageError naming file, key, value and mend.
     """
+    from chandlery.cli.waits import tell_store_warnings
     from chandlery.config import load_settings
     from chandlery.redact import keep_secret
 
+    tell_store_warnings(out)
     settings = load_settings(**{name: value for name, value in flags.items() if value is not None})
     keep_secret(*(s.get_secret_value() for s in (settings.api_key, settings.secret, settings.influxdb_token)))
     for warning in settings.warnings:
