@@ -56,10 +56,11 @@ def test_two_fetches_of_one_series(
     slow_exchange: LocalExchange, influxd: InfluxServer, tmp_path: Path
 ) -> None:
     """The second writer of a series is turned away with 5 and the first one's pid; its other series goes on."""
+    span = "2024-02-01/2024-02-10"
     with running(slow_exchange, influxd, tmp_path) as run:
-        first = run.start(*fetch_words(SYMBOLS[:1], "1m", SPAN))
+        first = run.start(*fetch_words(SYMBOLS[:1], "1m", span))
         run.wait_for_requests(2, first)
-        second = run.command(*fetch_words(SYMBOLS[:2], "1h", SPAN, "-t", "1m"), "--json")
+        second = run.command(*fetch_words(SYMBOLS[:2], "1h", span, "-t", "1m"), "--json")
         assert second.code == 5, second.err
         assert re.search(rf"\b{first.pid}\b", second.err), second.err
         failed = [one for one in second.json["series"] if one["error"] is not None]
@@ -67,5 +68,5 @@ def test_two_fetches_of_one_series(
         assert failed[0]["error"]["kind"] == "SeriesLocked"
         out, err = first.communicate(timeout=120)
         assert first.returncode == 0, out + err
-        wanted = [(SeriesId("binance", s, t), SPAN) for s in SYMBOLS[:2] for t in ("1h", "1m")]
-        check_whole(run, wanted, fetch_words(SYMBOLS[:2], "1h", SPAN, "-t", "1m"))
+        wanted = [(SeriesId("binance", s, t), span) for s in SYMBOLS[:2] for t in ("1h", "1m")]
+        check_whole(run, wanted, fetch_words(SYMBOLS[:2], "1h", span, "-t", "1m"))

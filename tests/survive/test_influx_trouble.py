@@ -9,10 +9,15 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from tests.influx.fixtures import StartInfluxd
 from tests.influx.influx_server import InfluxServer
 
 from chandlery.candle import SeriesId
+from chandlery.config import load_settings
+from chandlery.errors import DatabaseError
 from chandlery.exchange import ExchangeSettings, LocalExchange
+from chandlery.stores.influx_http import InfluxHttp
+from chandlery.stores.influx_place import place_of
 
 from .influx_run import (
     Run,
@@ -224,3 +229,28 @@ def test_retention_at_a_later_time(influxd: InfluxServer, tmp_path: Path) -> Non
         topped_up = run.command("fetch", "--store", "influxdb", "--recheck", "0")
         assert topped_up.code == 0, topped_up.err
         assert run.candles_asked <= asked + 1, "what was forgotten is fetched again"
+
+
+def test_patience_is_lost_once(
+    start_influxd: StartInfluxd, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A server that stays away is waited for once, not by each question anew; one that comes back is waited for again."""
+    server = start_influxd()
+    monkeypatch.setenv("INFLUXDB_TOKEN", server.token)
+    http = InfluxHttp(place_of(server.store_url(), load_settings()), patience=0.5)
+
+    def waits() -> bool:
+        caplog.clear()
+        with pytest.raises(DatabaseError, match="does not answer"):
+            http.run(http.ask("GET", "/ping"))
+        return "asking again" in caplog.text
+
+    try:
+        for _ in range(2):
+            assert http.run(http.ask("GET", "/ping")).status == 204
+            server.stop()
+            assert waits()
+            assert not waits()
+            server.start()
+    finally:
+        http.close()
