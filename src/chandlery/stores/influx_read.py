@@ -205,9 +205,17 @@ class Reader:
 
     # -- numbers -----------------------------------------------------------------------------------------------------
 
-    async def counts(self, asks: Sequence[tuple[SeriesTags, TimeRange]]) -> list[int]:
-        """How many whole candles each series has in its range, in as few questions as may be."""
-        asked = [iql.select_of_whole("count(x)", tags.measurement, named(tags), span) for tags, span in asks]
+    async def counts(self, asks: Sequence[tuple[SeriesTags, TimeRange]], *, whole: bool = True) -> list[int]:
+        """How many whole candles each series has in its range, in as few questions as may be.
+
+        Without `whole` it is how many closes, which is eight times as fast.
+        """
+        asked = [
+            iql.select_of_whole("count(x)", tags.measurement, named(tags), span)
+            if whole
+            else iql.select('count("close"::float)', tags.measurement, named(tags), span)
+            for tags, span in asks
+        ]
         answers = await self._many(asked)
         return [
             sum(row[1] for rows in series if rows.tags == named(tags) for row in rows.values)

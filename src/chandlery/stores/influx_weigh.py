@@ -54,6 +54,7 @@ class Change:
     revised: NDArray[np.bool_]
     again: NDArray[np.bool_]  # equal rows that nobody vouches for yet: they are written once more
     same: int
+    known: NDArray[np.int64]  # open times that were there in the range that it answers
     revisions: list[Revision] = field(default_factory=list)
     refused: list[Rejected] = field(default_factory=list)  # rows that the server would not take
 
@@ -86,12 +87,12 @@ def weighed(entry: Page, rows: Rows, known: Rows) -> Change:
         for i in np.flatnonzero(revised)
     ]
     same = met & equal
-    return Change(rows, ~met, revised, same, int(same.sum()), revisions)
+    return Change(rows, ~met, revised, same, int(same.sum()), known.times, revisions)
 
 
 def take_out(change: Change, lost: Mapping[int, Rejected]) -> None:
     """Count the rows that the server refused as refused, not as stored."""
-    for i in np.flatnonzero(change.sent):
+    for i in np.flatnonzero(change.sent) if lost else ():
         refused = lost.get(int(change.rows.times[i]))
         if refused is not None:
             change.new[i] = change.revised[i] = change.again[i] = False

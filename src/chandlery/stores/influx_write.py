@@ -86,7 +86,7 @@ class Commit:
         self.sink = sink
         self.books = dict(books)
         self._doubted = frozenset(doubted)
-        self._there: dict[SeriesId, NDArray[np.int64]] = {}  # open times where the pages answer
+        self._lost: dict[SeriesId, NDArray[np.int64]] = {}  # open times of rows that the server refused
         self._now = time.time_ns() // 1_000_000
         self._tags: dict[SeriesId, SeriesTags] = {series: tags_of(series) for series in books}
         self._before: dict[SeriesId, Rows] = {}
@@ -150,7 +150,6 @@ class Commit:
             merged = [span for span in RangeSet(spans) if span]
             found = await self.sink.reader.candles(self._tags[series], merged)
             self._before[series] = Rows.of(found)
-            self._there[series] = self._before[series].times
 
     def _weigh(self, pages: Sequence[Page]) -> list[Change]:
         """Each page against what is there and what the pages before it bring."""
@@ -190,6 +189,7 @@ class Commit:
             for revision in change.revisions:
                 self._note(REVISIONS, revision.series, revision.open, partial(revision_text, revision))
         await self._send_notes()
+        failpoint("influx.revised")
         sent: dict[SeriesId, Rows] = {}
         for series in dict.fromkeys(entry.page.series for entry in pages):
             parts = [
@@ -220,6 +220,7 @@ class Commit:
             lost.setdefault(names[key], {})[opened] = Rejected(opened, raw, f"InfluxDB: {one.reason}"[:1000])
         for entry, change in zip(pages, changes, strict=True):
             take_out(change, lost.get(entry.page.series, {}))
+        self._lost = {series: np.array(sorted(opens), dtype=np.int64) for series, opens in lost.items()}
         await self._count_back(sent, lost)
 
     def _row_lines(self, sent: Mapping[SeriesId, Rows]) -> Iterator[Lines]:
@@ -242,7 +243,7 @@ class Commit:
                 there = np.union1d(self._before[series].within(span).times, rows.times)
                 asks += [(self._tags[series], span)]
                 wanted += [len(np.setdiff1d(there, gone))]
-            counted = await self.sink.reader.counts(asks)
+            counted = await self._counted(asks, wanted)
             short = [n for n, (have, want) in enumerate(zip(counted, wanted, strict=True)) if have < want]
             if not short:
                 return
@@ -255,6 +256,19 @@ class Commit:
             f"{iso(span.since)} on and gives back {counted[short[0]]:,}",
             hint="its log says more; run again: nothing is counted as stored that is not there",
         )
+
+    async def _counted(
+        self, asks: Sequence[tuple[SeriesTags, TimeRange]], wanted: Sequence[int]
+    ) -> list[int]:
+        """How many whole candles there are. Closes are counted, and whole candles where there are more or fewer of them
+        than there should be: another program may have written a close alone.
+        """
+        counted = await self.sink.reader.counts(asks, whole=False)
+        other = [n for n, (have, want) in enumerate(zip(counted, wanted, strict=True)) if have != want]
+        exact = await self.sink.reader.counts([asks[n] for n in other]) if other else []
+        for n, count in zip(other, exact, strict=True):
+            counted[n] = count
+        return counted
 
     # -- what is noted -----------------------------------------------------------------------------------------------
 
@@ -302,14 +316,14 @@ class Commit:
         """How many rows the ledger vouches for after a page, and which of that is said anew."""
         series = books.series
         refused = np.array([row.open for row in change.refused if row.open is not None], dtype=np.int64)
-        there = self._there[series]
-        self._there[series] = np.union1d(there, np.setdiff1d(change.rows.times, refused))
         if not answered:
             return books.tallies, []
+        before = np.setdiff1d(change.known, self._lost.get(series, refused), assume_unique=True)
+        there = np.union1d(before, np.setdiff1d(change.rows.times, refused, assume_unique=True))
         retention = self.sink.retention
         longest = 0 if retention.keep else _TALLY_SLOTS * series.frame.nominal_ms
         parts = retention.cut(answered, self._now)
-        vouched = after_answer(books.tallies, parts, there, self._there[series], longest)
+        vouched = after_answer(books.tallies, parts, before, there, longest)
         return put(books.tallies, answered, vouched), vouched
 
     def _quarantined(
