@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 import sys
@@ -10,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from chandlery.cli.output import Output
+from chandlery.cli.waits import tell_store_warnings
 from chandlery.exchange import ExchangeSettings, LocalExchange
 
 from .commands import CLOCK, chandlery
@@ -289,6 +292,54 @@ def test_a_server_that_dies_under_a_run_is_told(
     assert chandlery("fetch", "BTC/USDT", "--since", "2024-05-29", "--store", "influxdb").code == 0
     assert chandlery("verify", "--store", "influxdb").code == 0
     assert server.count() == 72
+
+
+def test_a_wait_for_the_server_is_told_once(capsys: pytest.CaptureFixture[str]) -> None:
+    """What the store warns of reaches the person at the command line; what differs by its numbers only, once in a while."""
+    log = logging.getLogger("chandlery.stores")
+    tell_store_warnings(Output())
+    out = Output()
+    tell_store_warnings(out)
+    try:
+        for wait in (0.1, 0.2, 0.4):
+            log.warning("InfluxDB at %s: %s; asking again in %.1f s", "http://db:8086", "503 busy", wait)
+        log.warning("%s holds series with other tags", "ohlcv")
+    finally:
+        for handler in log.handlers[:]:
+            log.removeHandler(handler)
+
+    assert capsys.readouterr().err.splitlines() == [
+        "warning: InfluxDB at http://db:8086: 503 busy; asking again in 0.1 s",
+        "warning: ohlcv holds series with other tags",
+    ]
+
+
+HOLD = """
+import sys, chandlery as ch
+series = ch.SeriesId("binance", "BTC/USDT", "1h")
+with ch.open_store("influxdb") as store, store.lock(series):
+    print("held", flush=True)
+    sys.stdin.readline()
+"""
+
+
+def test_a_series_that_another_process_writes(influx: Bucket) -> None:
+    """While another process of this host writes a series, fetch ends with 5 and names its id; other series go on, and
+    reading does.
+    """
+    assert chandlery(*FETCH, "--store", "influxdb").code == 0
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        done = chandlery("fetch", "BTC/USDT", "ETH/USDT", "--since", "2024-05-30", "--store", "influxdb")
+        removed = chandlery("remove", "BTC/USDT", "--yes", "--store", "influxdb")
+        read = chandlery("show", "BTC/USDT", "--store", "influxdb")
+        holder.communicate("\n")
+    assert (done.code, removed.code, read.code) == (5, 5, 0)
+    assert str(holder.pid) in done.err
+    assert influx.server.count(bucket=influx.name) == 96
 
 
 def test_help_imports_no_client() -> None:

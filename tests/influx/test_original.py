@@ -87,6 +87,7 @@ def test_the_original_script_passes_in_any_time_zone(
     assert " - ERROR - " not in done.stderr
     assert bucket.token not in done.stdout + done.stderr
     assert done.stderr.count("Data pipeline test completed") == 1
+    assert "Initialized DataPipeline with exchange: binance" in done.stderr
     assert bucket.server.count(bucket=bucket.name) > 2 * (140 + 35 + 5)
     assert not (tmp_path / "candles").exists()
 

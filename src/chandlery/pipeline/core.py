@@ -86,7 +86,7 @@ class AsyncPipeline:
         self._turns: dict[SeriesId, asyncio.Lock] = {}
         self._opening = threading.Lock()
         self._source = source_for(self.settings, signed=signed)
-        log.info("Initialized %s with exchange: %s", type(self).__name__, self.settings.exchange)
+        log.info("Initialized DataPipeline with exchange: %s", self.settings.exchange)
 
     async def fetch_ohlcv(
         self,
