@@ -25,6 +25,7 @@ NAMES = (
 #: Those of the InfluxDB store, in the order in which a commit passes them.
 INFLUX_NAMES = (
     "influx.read",  # what is there already was read, nothing is written
+    "influx.revised",  # changes of candles are recorded, the candles are not yet changed
     "influx.rows",  # the server has acknowledged the rows, they are not counted back
     "influx.counted",  # the rows are there, the ledger does not know it
     "influx.noted",  # the ledger has it, not acknowledged

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import polars as pl
 import pytest
 from tests.influx.fixtures import StartInfluxd
 from tests.influx.influx_server import InfluxServer
@@ -25,6 +26,7 @@ from .influx_run import (
     check_whole,
     delete,
     fetch_words,
+    plant,
     running,
     still_exchange,
     truth_of,
@@ -94,16 +96,23 @@ def test_killed_at_failpoint(
     seed: int,
     proven_count: Callable[[int], int],
 ) -> None:
-    """A process killed at any stage of a commit leaves a ledger that claims too little, never too much."""
+    """A process killed at any stage of a commit leaves a ledger that claims too little, never too much.
+
+    A candle that it was about to put right is recorded as a revision, once.
+    """
     rng = random.Random(f"{seed} {name}")
     for kill in range(proven_count(KILLS_EACH)):
         passing = rng.randint(1, 6)
         while True:
             with running(exchange, influxd, tmp_path / f"{kill}-{passing}") as run:
+                note = f"seed {seed}, {name}:{passing}"
+                changed = plant_change(run, run.truth(SERIES, SPAN), rng)
                 process = run.start(*_words(), CHANDLERY_FAILPOINT=f"{name}:{passing}")
                 _, err = process.communicate(timeout=120)
                 if process.returncode == -signal.SIGKILL:
-                    check_healed(run, f"seed {seed}, {name}:{passing}")
+                    check_healed(run, note, planted=changed)
+                    with run.store() as store:
+                        assert [one.open for one in store.revisions(SERIES)] == [changed], note
                     break
             # Waiting pages share a commit, so a run may pass fewer times than was drawn.
             assert process.returncode == 0, err
@@ -138,10 +147,19 @@ def _words() -> list[str]:
     return fetch_words([SERIES.symbol], SERIES.timeframe, SPAN)
 
 
-def check_healed(run: Run, note: str) -> None:
+def plant_change(run: Run, truth: pl.DataFrame, rng: random.Random) -> int:
+    """Put a candle with another volume where the fetch will come by; returns its open time."""
+    time, *values, volume = truth.with_columns(pl.col("time").dt.epoch("ms")).row(rng.randrange(truth.height))
+    pairs = zip(("open", "high", "low", "close", "volume"), (*values, volume + 1.0), strict=True)
+    fields = ",".join(f"{name}={value}" for name, value in pairs)
+    plant(run, f"ohlcv,symbol=BTC_USDT,timeframe=15m,exchange=binance {fields} {time}")
+    return int(time)
+
+
+def check_healed(run: Run, note: str, planted: int | None = None) -> None:
     """What a killed run left is right; the next one completes it; what is lost behind it is noticed to the last candle."""
     with run.store() as store:
-        check_ledger(store, SERIES, run.truth(SERIES, SPAN), note)
+        check_ledger(store, SERIES, run.truth(SERIES, SPAN), note, planted=planted)
     again = run.command(*_words())
     assert again.code == 0, f"{note}: {again.err}"
     check_whole(run, [(SERIES, SPAN)], _words(), note)
