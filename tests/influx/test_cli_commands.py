@@ -145,6 +145,21 @@ def test_lists_differ_in_the_name_of_the_store_alone(pair: Pair) -> None:
     assert [s["candles"] > 0 for s in other.json["series"]] == [True] * 4
 
 
+def test_repair_and_top_up_do_the_same(pair: Pair) -> None:
+    """`verify --repair` of a time before the first ask, and a fetch of all that is kept, bring and say the same."""
+    for words in (
+        ("verify", "ETH/USDT", "-t", "1d", "--since", "2023-02-20", "--repair", "--json"),
+        ("fetch", "--recheck", "0"),
+        ("verify", "--repair"),
+        ("list",),
+    ):
+        one, other = pair.both(*words)
+        assert (one.code, other.code) == (0, 0), other.err
+        assert other.out == one.out
+        talk = [line for line in one.err.splitlines() if "INFLUXDB_TOKEN" not in line]
+        assert other.err.splitlines() == [line.replace(str(pair.folder), pair.bucket.url) for line in talk]
+
+
 @pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet", "png"])
 def test_files_are_the_same(pair: Pair, ending: str, tmp_path: Path) -> None:
     """An exported file and a drawn picture are equal byte for byte; Parquet has equal rows."""

@@ -61,14 +61,18 @@ def influx(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> Bucket:
 # -- where settings may stand ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("place", ["environment", "secrets/.env.binance", ".env"])
+@pytest.mark.parametrize("place", ["environment", "secrets/.env.binance", ".env", "chandlery.toml"])
 def test_plain_influxdb_takes_everything_from_the_settings(
     place: str, bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`--store influxdb` finds server, organisation, bucket and token in the environment, the secrets file or .env."""
+    """`--store influxdb` finds server, organisation, bucket and token in the environment or a settings file."""
     if place == "environment":
         for name, value in bucket.environment.items():
             monkeypatch.setenv(name, value)
+    elif place == "chandlery.toml":  # which may not hold the token
+        named = {name: value for name, value in bucket.environment.items() if name != "INFLUXDB_TOKEN"}
+        (tmp_path / place).write_text("".join(f'{n.lower()} = "{v}"\n' for n, v in named.items()))
+        monkeypatch.setenv("INFLUXDB_TOKEN", bucket.token)
     else:
         file = tmp_path / place
         file.parent.mkdir(exist_ok=True)
