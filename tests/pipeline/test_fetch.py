@@ -259,9 +259,14 @@ def test_mirrors_follow_the_store(exchange: LocalExchange, tmp_path: Path) -> No
     with ch.DataPipeline(store=tmp_path / "store", mirrors=mirrors, exchange_url=exchange.url) as pipeline:
         report = pipeline.fetch_and_store("BTC/USDT", "1h", "2024-05-30", "2024-05-31")
     assert report
-    assert [(m["url"], m["ok"]) for m in report.mirrors] == [(str(url), n == 0) for n, url in enumerate(mirrors)]
+    assert [(m["url"], m["ok"]) for m in report.mirrors] == [
+        (str(url), n == 0) for n, url in enumerate(mirrors)
+    ]
     series = ch.SeriesId("binance", "BTC/USDT", "1h")
-    with ch.open_store(tmp_path / "store") as store, ch.open_store(tmp_path / "mirror", create=False) as mirror:
+    with (
+        ch.open_store(tmp_path / "store") as store,
+        ch.open_store(tmp_path / "mirror", create=False) as mirror,
+    ):
         assert mirror.read(series).equals(store.read(series))
         assert mirror.ledger(series) == store.ledger(series)
     with pytest.raises(ch.DataPipelineError, match="is the store itself"):

@@ -39,11 +39,12 @@ from chandlery.stores.influx_foreign import foreign_rows
 from chandlery.stores.influx_http import InfluxHttp, failed
 from chandlery.stores.influx_lines import Lines, key_of_point, tags_of, text_line
 from chandlery.stores.influx_long import LongCandles
+from chandlery.stores.influx_notes import Notebook, Sink
 from chandlery.stores.influx_numbers import Numbers
 from chandlery.stores.influx_read import EVER, Found, Reader, named
 from chandlery.stores.influx_send import Sender
 from chandlery.stores.influx_tally import Tally, outside, put, short
-from chandlery.stores.influx_write import Commit, Sink
+from chandlery.stores.influx_write import Commit
 from chandlery.stores.locks import take
 from chandlery.stores.rules import columns_of, hull, no_such_series, without_answers
 from chandlery.timerange import RangeSet, TimeRange
@@ -222,16 +223,17 @@ class InfluxStore(Store):
     def _alone(self, books: Books, event: Event, span: TimeRange, kind: JournalKind, rows: int) -> None:
         """Write one event, and keep the books that it leads to."""
         self._check_for_writing()
-        commit = Commit(self._sink(), {books.series: books})
+        series = books.series
+        notes = Notebook(self._sink(), {series: books}, time.time_ns() // 1_000_000)
 
         async def send() -> None:
-            async with self._numbers.taking() as taken:
-                now = time.time_ns() // 1_000_000
-                commit.note_alone(event, JournalEntry(taken(), books.series, span, kind, now, "", rows))
-                await commit.send_alone()
+            async with self._numbers.taking() as take:
+                told = notes.journal(series, span, kind, take, rows=rows)
+                notes.event(series, replace(event, journal=told))
+                await notes.send()
 
         self._http.run(send())
-        self._keep(commit.books)
+        self._keep(notes.books)
 
     @contextmanager
     def lock(self, series: SeriesId, *, wait: bool = False) -> Iterator[None]:

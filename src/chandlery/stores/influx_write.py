@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -19,28 +18,23 @@ from chandlery.candle import VALUES, Rejected, SeriesId
 from chandlery.errors import DatabaseError
 from chandlery.failpoints import failpoint
 from chandlery.ledger import with_answer
-from chandlery.stores.base import Ask, Entry, JournalEntry, JournalKind, Page, SeriesFact, Written
+from chandlery.stores.base import Ask, Entry, JournalKind, Page, SeriesFact, Written
 from chandlery.stores.influx_events import (
-    LEDGER,
     QUARANTINE,
     RAW_LIMIT,
     REVISIONS,
     Books,
-    Event,
     Refusal,
-    Retention,
     answer_event,
     ask_event,
-    event_text,
     fact_event,
-    in_pieces,
     reach,
     refusal_text,
     reset_event,
     revision_text,
-    stamp,
 )
-from chandlery.stores.influx_lines import Lines, SeriesTags, encode, joined, key_of, tags_of, text_line
+from chandlery.stores.influx_lines import Lines, SeriesTags, encode, key_of
+from chandlery.stores.influx_notes import Notebook, Sink
 from chandlery.stores.influx_tally import Tally, after_answer, put
 from chandlery.stores.influx_weigh import Change, Rows, take_out, weighed
 from chandlery.stores.rules import after, columns_of, journal_kind
@@ -50,8 +44,6 @@ from chandlery.when import iso
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from chandlery.stores.influx_read import Reader
-    from chandlery.stores.influx_send import Sender
 
 #: Lines of one request.
 BATCH = 5_000
@@ -59,18 +51,6 @@ BATCH = 5_000
 _MARGIN = 900_000
 #: Slots up to which answers that adjoin share one tally.
 _TALLY_SLOTS = 1_000
-
-
-@dataclass(frozen=True, slots=True)
-class Sink:
-    """What a commit needs to know of where it goes."""
-
-    reader: Reader
-    sender: Sender
-    retention: Retention
-    writer: str  # tag of this host's points, so that those of another never take their place
-    #: The numbers of the journal, ours alone while it is held: `async with numbers() as take:` and `take()` is the next one.
-    numbers: Callable[[], AbstractAsyncContextManager[Callable[[], int]]]
 
 
 class Commit:
@@ -84,13 +64,13 @@ class Commit:
         self, sink: Sink, books: Mapping[SeriesId, Books], doubted: Collection[SeriesId] = ()
     ) -> None:
         self.sink = sink
-        self.books = dict(books)
+        self._now = time.time_ns() // 1_000_000
+        self._notes = Notebook(sink, books, self._now)
+        self.books = self._notes.books
         self._doubted = frozenset(doubted)
         self._lost: dict[SeriesId, NDArray[np.int64]] = {}  # open times of rows that the server refused
-        self._now = time.time_ns() // 1_000_000
-        self._tags: dict[SeriesId, SeriesTags] = {series: tags_of(series) for series in books}
+        self._tags = self._notes.tags
         self._before: dict[SeriesId, Rows] = {}
-        self._notes: list[Lines] = []
 
     async def run(self, entries: Sequence[Entry]) -> list[Written]:
         """Do it; returns what each entry changed. `books` are then the new ones. Raises what went wrong first."""
@@ -110,7 +90,7 @@ class Commit:
                 self._page(entry, next(ahead), take) if isinstance(entry, Page) else self._said(entry, take)
                 for entry in entries
             ]
-            await self._send_notes()
+            await self._notes.send()
         failpoint("influx.noted")
         return written
 
@@ -187,8 +167,8 @@ class Commit:
         """Revisions first, so that no old value is lost, then what is new or changed; then count it back."""
         for change in changes:
             for revision in change.revisions:
-                self._note(REVISIONS, revision.series, revision.open, partial(revision_text, revision))
-        await self._send_notes()
+                self._notes.note(REVISIONS, revision.series, revision.open, partial(revision_text, revision))
+        await self._notes.send()
         failpoint("influx.revised")
         sent: dict[SeriesId, Rows] = {}
         for series in dict.fromkeys(entry.page.series for entry in pages):
@@ -290,16 +270,16 @@ class Commit:
         answered = ledger.answered_ranges != books.ledger.answered_ranges
         if not (new or revised or fresh or answered):
             if books.kept and (ledger.answered != books.ledger.answered or tallies != books.tallies):
-                self._event(series, answer_event(page.answered, page.at, vouched))
+                self._notes.event(series, answer_event(page.answered, page.at, vouched))
             self.books[series] = replace(self.books[series], ledger=ledger, tallies=tallies)
             return Written(None, same=change.same)
         for refusal in fresh:
             opened = page.answered.since if refusal[0].open is None else refusal[0].open
-            self._note(QUARANTINE, series, opened, partial(refusal_text, refusal, series))
+            self._notes.note(QUARANTINE, series, opened, partial(refusal_text, refusal, series))
         kind = journal_kind(entry, new=new, revised=revised)
-        told = self._journal(series, page.answered, kind, take, page.source, new + revised)
+        told = self._notes.journal(series, page.answered, kind, take, page.source, new + revised)
         event = answer_event(page.answered, page.at, vouched)
-        self._event(series, replace(event, journal=told))
+        self._notes.event(series, replace(event, journal=told))
         self.books[series] = replace(
             self.books[series],
             ledger=ledger,
@@ -353,16 +333,16 @@ class Commit:
         else:
             span, event = entry.range, reset_event(changed, entry.range, answers=False, facts=True)
         kind: JournalKind = "ask" if isinstance(entry, Ask) else "fact"
-        told = self._journal(series, span, kind, take) if news else None
+        told = self._notes.journal(series, span, kind, take) if news else None
         if changed.answered != books.ledger.answered or (
             isinstance(entry, Ask) and changed.facts != books.ledger.facts
         ):
             # A clock that went back takes answers with it: from now on just these hold.
-            self._event(
+            self._notes.event(
                 series,
                 reset_event(changed, _both(reach(books.ledger), reach(changed)), answers=True, facts=True),
             )
-        self._event(series, replace(event, journal=told))
+        self._notes.event(series, replace(event, journal=told))
         self.books[series] = replace(self.books[series], ledger=changed, kept=True)
         return Written(None if told is None else told.seq)
 
@@ -370,65 +350,9 @@ class Commit:
         """Note a series of rows that somebody else wrote as asked for, before anything else is noted of it."""
         if not books.adopted:
             return books
-        self._event(books.series, ask_event(books.ledger, reach(books.ledger)))
+        self._notes.event(books.series, ask_event(books.ledger, reach(books.ledger)))
         self.books[books.series] = replace(self.books[books.series], adopted=False)
         return self.books[books.series]
-
-    def note_alone(self, event: Event, told: JournalEntry) -> None:
-        """Put down one event that is news: for what is not written through entries."""
-        self._event(told.series, replace(event, journal=told))
-
-    async def send_alone(self) -> None:
-        """Send what `note_alone` put down."""
-        await self._send_notes()
-
-    def _journal(
-        self,
-        series: SeriesId,
-        span: TimeRange,
-        kind: JournalKind,
-        take: Callable[[], int],
-        source: str = "",
-        rows: int = 0,
-    ) -> JournalEntry:
-        return JournalEntry(take(), series, span, kind, self._now, source, rows)
-
-    def _event(self, series: SeriesId, event: Event) -> None:
-        for piece in in_pieces(event, self.sink.retention, self._now):
-            seq = None if piece.journal is None else piece.journal.seq
-            self._note(LEDGER, series, piece.span.since, partial(event_text, piece, series), seq)
-
-    def _note(
-        self,
-        measurement: str,
-        series: SeriesId,
-        opened: int,
-        text: Callable[[int], str],
-        seq: int | None = None,
-    ) -> None:
-        """Put down one point of ours, to be sent with the next ones; `text` is given its number."""
-        if opened < self.sink.retention.horizon(self._now):
-            return  # it would vanish at once, as the candles that it speaks of have
-        number = self.books[series].number + 1
-        self.books[series] = replace(self.books[series], number=number)
-        fields: dict[str, str | int | float] = {"n": number, "entry": text(number)}
-        if seq is not None:
-            fields["seq"] = seq
-        tags = replace(self._tags[series], measurement=measurement)
-        key = key_of(tags, {"kind": series.kind, "writer": self.sink.writer})
-        self._notes.append(Lines.of([text_line(key, fields, stamp(opened, number))]))
-
-    async def _send_notes(self) -> None:
-        """Send what was put down. A note that the server refuses ends the commit: without it nothing is answered."""
-        notes, self._notes = self._notes, []
-        if not notes:
-            return
-        refused = await self.sink.sender.send([joined(notes)], precision="ns")
-        if refused:
-            raise DatabaseError(
-                f"InfluxDB refuses an entry of the ledger: {refused[0].reason}",
-                hint="is another program writing into chandlery's measurements of this bucket?",
-            )
 
 
 def _cut(row: Rejected) -> Rejected:

@@ -1,0 +1,96 @@
+"""What a commit puts down beside the candles: numbered points of our own, gathered and sent together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING
+
+from chandlery.candle import SeriesId
+from chandlery.errors import DatabaseError
+from chandlery.stores.base import JournalEntry, JournalKind
+from chandlery.stores.influx_events import LEDGER, Books, Event, Retention, event_text, in_pieces, stamp
+from chandlery.stores.influx_lines import Lines, SeriesTags, joined, key_of, tags_of, text_line
+from chandlery.timerange import TimeRange
+
+if TYPE_CHECKING:
+    from chandlery.stores.influx_read import Reader
+    from chandlery.stores.influx_send import Sender
+
+
+@dataclass(frozen=True, slots=True)
+class Sink:
+    """What a commit needs to know of where it goes."""
+
+    reader: Reader
+    sender: Sender
+    retention: Retention
+    writer: str  # tag of this host's points, so that those of another never take their place
+    #: The numbers of the journal, ours alone while it is held: `async with numbers() as take:` and `take()` is the next one.
+    numbers: Callable[[], AbstractAsyncContextManager[Callable[[], int]]]
+
+
+class Notebook:
+    """The notes of one commit. `books` are those of its series; each note takes the next number of its series' book.
+
+    `now` is the local time in epoch ms.
+    """
+
+    def __init__(self, sink: Sink, books: Mapping[SeriesId, Books], now: int) -> None:
+        self.sink = sink
+        self.books = dict(books)
+        self.tags: dict[SeriesId, SeriesTags] = {series: tags_of(series) for series in books}
+        self.now = now
+        self._lines: list[Lines] = []
+
+    def journal(
+        self,
+        series: SeriesId,
+        span: TimeRange,
+        kind: JournalKind,
+        take: Callable[[], int],
+        source: str = "",
+        rows: int = 0,
+    ) -> JournalEntry:
+        """What the journal will have of the next news; `take` gives it its number."""
+        return JournalEntry(take(), series, span, kind, self.now, source, rows)
+
+    def event(self, series: SeriesId, event: Event) -> None:
+        """Put down an event of the ledger, in the pieces in which the bucket keeps it."""
+        for piece in in_pieces(event, self.sink.retention, self.now):
+            seq = None if piece.journal is None else piece.journal.seq
+            self.note(LEDGER, series, piece.span.since, partial(event_text, piece, series), seq)
+
+    def note(
+        self,
+        measurement: str,
+        series: SeriesId,
+        opened: int,
+        text: Callable[[int], str],
+        seq: int | None = None,
+    ) -> None:
+        """Put down one point of ours, to be sent with the next ones; `text` is given its number."""
+        if opened < self.sink.retention.horizon(self.now):
+            return  # it would vanish at once, as the candles that it speaks of have
+        number = self.books[series].number + 1
+        self.books[series] = replace(self.books[series], number=number)
+        fields: dict[str, str | int | float] = {"n": number, "entry": text(number)}
+        if seq is not None:
+            fields["seq"] = seq
+        tags = replace(self.tags[series], measurement=measurement)
+        key = key_of(tags, {"kind": series.kind, "writer": self.sink.writer})
+        self._lines.append(Lines.of([text_line(key, fields, stamp(opened, number))]))
+
+    async def send(self) -> None:
+        """Send what was put down. A note that the server refuses ends the commit: without it nothing is answered."""
+        notes, self._lines = self._lines, []
+        if not notes:
+            return
+        refused = await self.sink.sender.send([joined(notes)], precision="ns")
+        if refused:
+            raise DatabaseError(
+                f"InfluxDB refuses an entry of the ledger: {refused[0].reason}",
+                hint="is another program writing into chandlery's measurements of this bucket?",
+            )
