@@ -13,6 +13,7 @@ import pytest
 
 from chandlery.errors import StoreUnreadable, UsageError
 from chandlery.stores import influx_query as iql
+from chandlery.stores.influx_delete import delete_rows
 from chandlery.stores.influx_http import InfluxHttp
 from chandlery.stores.influx_lines import SeriesTags, key_of
 from chandlery.stores.influx_place import InfluxPlace
@@ -153,7 +154,7 @@ def test_a_delete_takes_what_it_names_and_nothing_else(bucket: Bucket, reader: R
 
     for symbol in HOSTILE:
         where = named(SeriesTags("ohlcv", "binance", symbol, "1m"))
-        reader._http.run(reader.delete_rows("ohlcv", where, SPAN))
+        reader._http.run(delete_rows(reader._http, "ohlcv", where, SPAN))
         left.remove(symbol)
         assert symbols(bucket) == left, symbol
 
@@ -164,8 +165,8 @@ def test_a_delete_is_half_open(bucket: Bucket, reader: Reader) -> None:
     lines = "\n".join(f"{key_of(tags)} open=1,high=1,low=1,close=1,volume=1 {n}000" for n in (1, 2, 3, 4))
     bucket.server.write(lines, bucket.name)
 
-    reader._http.run(reader.delete_rows("ohlcv", named(tags), TimeRange(5000, 5000)))
-    reader._http.run(reader.delete_rows("ohlcv", named(tags), TimeRange(2000, 3000)))
+    reader._http.run(delete_rows(reader._http, "ohlcv", named(tags), TimeRange(5000, 5000)))
+    reader._http.run(delete_rows(reader._http, "ohlcv", named(tags), TimeRange(2000, 3000)))
 
     opens = reader._http.run(reader.opens(tags, [TimeRange(iql.EARLIEST, iql.LATEST)]))
     assert opens.tolist() == [1000, 3000, 4000]
@@ -182,7 +183,7 @@ def test_a_delete_without_a_name_is_refused(
     plant(bucket, ["a"])
 
     with pytest.raises(UsageError, match="must name a measurement and tags"):
-        reader._http.run(reader.delete_rows(measurement, tags, SPAN))
+        reader._http.run(delete_rows(reader._http, measurement, tags, SPAN))
 
     assert symbols(bucket) == {"a", "b"}
 
@@ -194,6 +195,6 @@ def test_a_delete_that_would_take_other_series_is_refused(bucket: Bucket, reader
     bucket.server.write(line, bucket.name)
 
     with pytest.raises(StoreUnreadable, match="h1"):
-        reader._http.run(reader.delete_rows("ohlcv", named(tags), SPAN))
+        reader._http.run(delete_rows(reader._http, "ohlcv", named(tags), SPAN))
 
     assert reader._http.run(reader.counts([(tags, SPAN)])) == [1]

@@ -34,6 +34,7 @@ from chandlery.stores.base import (
 from chandlery.stores.influx_admin import Bucket
 from chandlery.stores.influx_books import read_all, read_books, read_journal
 from chandlery.stores.influx_check import preflight, raise_failure
+from chandlery.stores.influx_delete import check_deletable, delete_rows
 from chandlery.stores.influx_events import MARKS, Books, Event, Retention, reach, reset_event
 from chandlery.stores.influx_foreign import foreign_rows
 from chandlery.stores.influx_http import InfluxHttp, failed
@@ -211,13 +212,13 @@ class InfluxStore(Store):
             self._check_for_writing()
             books = self._kept(series)
             tags = tags_of(series)
-            self._http.run(self._reader.check_deletable(tags.measurement, named(tags), EVER))
+            self._http.run(check_deletable(self._http, tags.measurement, named(tags), EVER))
             rows = self._http.run(self._reader.counts([(tags, EVER)]))[0]
             event = Event("remove", reach(books.ledger), {})
             empty = Books(series, Ledger(series.frame), number=books.number)
             self._alone(empty, event, hull(books.ledger), "remove", rows)
             self._books.pop(series, None)
-            self._http.run(self._reader.delete_rows(tags.measurement, named(tags), EVER))
+            self._http.run(delete_rows(self._http, tags.measurement, named(tags), EVER))
             return rows
 
     def _alone(self, books: Books, event: Event, span: TimeRange, kind: JournalKind, rows: int) -> None:

@@ -14,14 +14,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-import orjson
 import polars as pl
 
 from chandlery.candle import SCHEMA, VALUES, no_candles
-from chandlery.errors import StoreCorrupt, StoreUnreadable
+from chandlery.errors import StoreCorrupt
 from chandlery.stores import influx_query as iql
 from chandlery.stores.influx_foreign import Faulty, faulty_points
-from chandlery.stores.influx_http import InfluxHttp, failed
+from chandlery.stores.influx_http import InfluxHttp
 from chandlery.stores.influx_lines import MEASUREMENTS, SeriesTags
 from chandlery.stores.influx_ql import InfluxQl
 from chandlery.stores.influx_rows import OddRows, Rows
@@ -311,51 +310,6 @@ class Reader:
         (series,) = await self._ql.rows([statement])
         found = [Text(rows.tags, row[0], row[1]) for rows in series for row in rows.values]
         return sorted(found, key=lambda text: text.stamp_ns)
-
-    # -- taking away -------------------------------------------------------------------------------------------------
-
-    async def check_deletable(self, measurement: str, where: Mapping[str, str], span: TimeRange) -> None:
-        """Raise UsageError where a part is empty or cannot stand in a predicate, and StoreUnreadable where the predicate
-        would take candles of other series too, which have more tags than ours.
-        """
-        iql.delete_predicate(measurement, where)
-        kept = iql.clamped(span)
-        if not kept or measurement not in MEASUREMENTS.values():
-            return
-        (meant,) = await self._ql.rows([iql.select("first(*)", measurement, where, kept)])
-        others = [rows.tags for rows in meant if rows.tags != where]
-        if others:
-            raise StoreUnreadable(
-                f"{self._http.place.bucket} holds {measurement} of {dict(where)} with other tags too: {dict(others[0])}",
-                hint="a predicate would delete those too; delete or rename them by hand first",
-            )
-
-    async def delete_rows(self, measurement: str, where: Mapping[str, str], span: TimeRange) -> None:
-        """Delete the points of a measurement whose tags equal `where`, in a range; the token must be able to write.
-
-        Raises as `check_deletable` does: nothing is deleted then.
-        """
-        await self.check_deletable(measurement, where, span)
-        predicate = iql.delete_predicate(measurement, where)
-        kept = iql.clamped(span)
-        if not kept:
-            return
-        place = self._http.place
-        # The server deletes both ends.
-        body = {
-            "start": iql.rfc3339(kept.since * MS),
-            "stop": iql.rfc3339(kept.until * MS - 1),
-            "predicate": predicate,
-        }
-        answer = await self._http.ask(
-            "POST",
-            "/api/v2/delete",
-            params={"org": place.org, "bucket": place.bucket},
-            body=orjson.dumps(body),
-            headers={"Content-Type": "application/json"},
-        )
-        if answer.status != 204:
-            raise failed(place, answer)
 
     async def _many(self, statements: Sequence[str]) -> list[list[Rows]]:
         found: list[list[Rows]] = []
