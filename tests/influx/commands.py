@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,10 +25,23 @@ class Done:
         """The document on stdout."""
         return json.loads(self.out)
 
+    @property
+    def lines(self) -> dict[str, str]:
+        """The lines of an environment file on stdout."""
+        return dict(line.split("=", 1) for line in self.out.splitlines())
 
-def chandlery(*words: object, stdin: str | None = None) -> Done:
-    """Run a command."""
+
+Run = Callable[..., Done]
+
+
+def chandlery(*words: object, stdin: str | None = None, **environment: str) -> Done:
+    """Run a command; names in capitals are variables of its environment."""
     from chandlery.cli.main import app
 
-    result = CliRunner().invoke(app, [str(word) for word in words], input=stdin)
+    result = CliRunner().invoke(app, [str(word) for word in words], input=stdin, env=environment)
     return Done(result.exit_code, result.stdout, result.stderr)
+
+
+def steps(done: Done) -> dict[str, str]:
+    """What `influx setup --json` did with each thing, by kind and name."""
+    return {f"{step['kind']} {step['name']}": step["state"] for step in done.json["steps"]}

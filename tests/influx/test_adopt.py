@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
-from pathlib import Path
 
 import polars as pl
 import pytest
@@ -30,24 +29,11 @@ BEGAN = STOPPED - 20 * DAY
 Row = tuple[int, float, float, float, float, float]
 
 
-@pytest.fixture(scope="module")
-def exchange() -> Iterator[LocalExchange]:
-    """A local exchange whose clock stands still."""
-    with LocalExchange(ExchangeSettings(clock="2024-06-01T00:01Z,0")) as running:
-        yield running
-
-
 @pytest.fixture
-def influx(
-    bucket: Bucket, exchange: LocalExchange, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Bucket:
-    """A bucket that is the store of every command, and an exchange to ask."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("EXCHANGE_URL", exchange.url)
+def influx(influx: Bucket, monkeypatch: pytest.MonkeyPatch) -> Bucket:
+    """The bucket is the store of every command."""
     monkeypatch.setenv("CHANDLERY_STORE", "influxdb")
-    for name, value in bucket.environment.items():
-        monkeypatch.setenv(name, value)
-    return bucket
+    return influx
 
 
 def original_writes(

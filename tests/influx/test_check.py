@@ -18,6 +18,7 @@ from chandlery.stores.influx_check import Finding, preflight, raise_failure
 from chandlery.stores.influx_http import InfluxHttp
 from chandlery.stores.influx_place import InfluxPlace
 
+from .commands import Run
 from .fixtures import Bucket, StartInfluxd
 from .influx_server import InfluxServer
 
@@ -300,3 +301,35 @@ def _certificate(path: Path) -> Path:
     )
     path.write_bytes(private + signed.public_bytes(serialization.Encoding.PEM))
     return path
+
+
+# -- the command -----------------------------------------------------------------------------------------------------
+
+
+def test_check_says_what_is_wrong(bucket: Bucket, run: Run) -> None:
+    """A failed check is a line with ❌ on stdout, an error with its mend on stderr, and exit code 4; tokens stay hidden."""
+    token = bucket.server.new_token(read=[bucket.name])
+    done = run("check", **{**bucket.environment, "INFLUXDB_TOKEN": token})
+    assert done.code == 4
+    assert (done.out.count("✅"), done.out.count("❌")) == (4, 1)
+    assert "hint:" in done.err
+    assert token not in done.out + done.err
+    document = run("check", "--json", **{**bucket.environment, "INFLUXDB_TOKEN": token}).json
+    assert (document["ok"], document["checks"][-1]["name"]) == (False, "write")
+
+
+def test_check_of_a_range_that_retention_cuts(influxd: InfluxServer, run: Run) -> None:
+    """--since before what the bucket keeps ends with 4; an age inside it with 0."""
+    name = influxd.new_bucket(retention_seconds=30 * 86_400)
+    environment = {"INFLUXDB_TOKEN": influxd.token}
+    url = influxd.store_url(name)
+    assert run("check", "--store", url, "--since", "2020-01-01", **environment).code == 4
+    assert run("check", "--store", url, "--since", "29d", **environment).code == 0
+
+
+@pytest.mark.parametrize(
+    "args", [("--store", "./candles"), ("--store", "influxdb://h:1/only-org"), ("--since", "yesterday"), ()]
+)
+def test_check_of_nothing_is_usage(run: Run, args: tuple[str, ...]) -> None:
+    """A store that is no InfluxDB, a time that is none, and missing settings end with 2."""
+    assert run("check", *args, INFLUXDB_TOKEN="some-token").code == 2

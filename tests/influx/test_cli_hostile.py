@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import polars as pl
 import pytest
 
@@ -48,24 +45,11 @@ HOSTILE = [
 DECOY = SeriesId("binance", "BTC/USDT", "1h")
 
 
-@pytest.fixture(scope="module")
-def exchange() -> Iterator[LocalExchange]:
-    """A local exchange whose clock stands still."""
-    with LocalExchange(ExchangeSettings(clock=f"{CLOCK},0")) as running:
-        yield running
-
-
 @pytest.fixture
-def influx(
-    bucket: Bucket, exchange: LocalExchange, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Bucket:
-    """A bucket that is the store of every command, and an exchange to ask."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("EXCHANGE_URL", exchange.url)
+def influx(influx: Bucket, monkeypatch: pytest.MonkeyPatch) -> Bucket:
+    """The bucket is the store of every command."""
     monkeypatch.setenv("CHANDLERY_STORE", "influxdb")
-    for name, value in bucket.environment.items():
-        monkeypatch.setenv(name, value)
-    return bucket
+    return influx
 
 
 def page(series: SeriesId, start: float = 1.0) -> Page:

@@ -6,16 +6,15 @@ import logging
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from chandlery.cli.output import Output
 from chandlery.cli.waits import tell_store_warnings
-from chandlery.exchange import ExchangeSettings, LocalExchange
+from chandlery.exchange import LocalExchange
 
-from .commands import CLOCK, chandlery
+from .commands import chandlery
 from .fixtures import Bucket, StartInfluxd
 
 CANARY = "canary-0123456789abcdef-t0ken=="
@@ -37,25 +36,10 @@ COMMANDS = [
 ]
 
 
-@pytest.fixture(scope="module")
-def exchange() -> Iterator[LocalExchange]:
-    """A local exchange whose clock stands still."""
-    with LocalExchange(ExchangeSettings(clock=f"{CLOCK},0")) as running:
-        yield running
-
-
 @pytest.fixture(autouse=True)
 def _folder(exchange: LocalExchange, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("EXCHANGE_URL", exchange.url)
-
-
-@pytest.fixture
-def influx(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> Bucket:
-    """A bucket whose server, organisation and token are in the environment."""
-    for name, value in bucket.environment.items():
-        monkeypatch.setenv(name, value)
-    return bucket
 
 
 # -- where settings may stand ----------------------------------------------------------------------------------------

@@ -6,40 +6,19 @@ import asyncio
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 import chandlery as ch
-from chandlery.exchange import ExchangeSettings, LocalExchange
+from chandlery.exchange import LocalExchange
 from chandlery.stores.influx import InfluxStore
 
-from .commands import CLOCK
 from .fixtures import Bucket, StartInfluxd
 
 BTC = ch.SeriesId("binance", "BTC/USDT", "1h")
 ETH = ch.SeriesId("binance", "ETH/USDT", "1h")
-
-
-@pytest.fixture(scope="module")
-def exchange() -> Iterator[LocalExchange]:
-    """A local exchange whose clock stands still."""
-    with LocalExchange(ExchangeSettings(clock=f"{CLOCK},0")) as running:
-        yield running
-
-
-@pytest.fixture
-def influx(
-    bucket: Bucket, exchange: LocalExchange, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Bucket:
-    """A bucket whose server, organisation, name and token are in the environment, and an exchange to ask."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("EXCHANGE_URL", exchange.url)
-    for name, value in bucket.environment.items():
-        monkeypatch.setenv(name, value)
-    return bucket
 
 
 def script(text: str) -> subprocess.CompletedProcess[str]:

@@ -7,16 +7,13 @@ import io
 import json
 import random
 import urllib.parse
-from collections.abc import Iterator
 
 import pytest
 
 from chandlery.errors import StoreUnreadable, UsageError
 from chandlery.stores import influx_query as iql
 from chandlery.stores.influx_delete import delete_rows
-from chandlery.stores.influx_http import InfluxHttp
 from chandlery.stores.influx_lines import SeriesTags, key_of
-from chandlery.stores.influx_place import InfluxPlace
 from chandlery.stores.influx_read import Reader, named
 from chandlery.timerange import TimeRange
 
@@ -53,14 +50,6 @@ HOSTILE = [
     "a b,c=d",
 ]
 SPAN = TimeRange(0, 10_000)
-
-
-@pytest.fixture
-def reader(bucket: Bucket) -> Iterator[Reader]:
-    """A reader of the test's bucket."""
-    http = InfluxHttp(InfluxPlace(bucket.server.url, bucket.server.org, bucket.name, bucket.token))
-    yield Reader(http)
-    http.close()
 
 
 def plant(bucket: Bucket, symbols: list[str]) -> list[SeriesTags]:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -14,9 +12,7 @@ import pytest
 
 from chandlery.candle import SCHEMA
 from chandlery.stores import influx_read
-from chandlery.stores.influx_http import InfluxHttp
 from chandlery.stores.influx_lines import SeriesTags, encode, key_of, key_of_point, text_line
-from chandlery.stores.influx_place import InfluxPlace
 from chandlery.stores.influx_query import EARLIEST, LATEST
 from chandlery.stores.influx_read import Found, Reader
 from chandlery.timerange import TimeRange
@@ -28,32 +24,6 @@ MINUTE = 60_000
 START = 1_672_531_200_000
 TAGS = SeriesTags("ohlcv", "binance", "BTC_USDT", "1m")
 ALL = [TimeRange(EARLIEST, LATEST)]
-
-
-@contextmanager
-def reading(
-    server: InfluxServer,
-    bucket: str,
-    *,
-    token: str = "",
-    org: str = "",
-    url: str = "",
-    patience: float = 20.0,
-) -> Iterator[Reader]:
-    """A reader of a bucket."""
-    place = InfluxPlace(url or server.url, org or server.org, bucket, token or server.token)
-    http = InfluxHttp(place, patience=patience)
-    try:
-        yield Reader(http)
-    finally:
-        http.close()
-
-
-@pytest.fixture
-def reader(bucket: Bucket) -> Iterator[Reader]:
-    """A reader of the test's bucket, as its administrator."""
-    with reading(bucket.server, bucket.name) as reader:
-        yield reader
 
 
 def random_candles(count: int, seed: int, start: int = START) -> pl.DataFrame:

@@ -7,12 +7,16 @@ import random
 import socket
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
 from chandlery.errors import DatabaseError, StoreUnreadable
 from chandlery.stores import influx_ql
+from chandlery.stores.influx_http import InfluxHttp
 from chandlery.stores.influx_lines import key_of
+from chandlery.stores.influx_place import InfluxPlace
 from chandlery.stores.influx_read import Reader
 from chandlery.stores.influx_rows import OddRows, blocks_of_msgpack, rows_of_json
 from chandlery.timerange import TimeRange
@@ -20,9 +24,26 @@ from chandlery.timerange import TimeRange
 from .fixtures import Bucket, StartInfluxd
 from .influx_server import InfluxServer
 from .proxy import Fault, FaultProxy
-from .test_read import ALL, START, TAGS, bits, random_candles, reader, reading, write
+from .test_read import ALL, START, TAGS, bits, random_candles, write
 
-__all__ = ["reader"]
+
+@contextmanager
+def reading(
+    server: InfluxServer,
+    bucket: str,
+    *,
+    token: str = "",
+    org: str = "",
+    url: str = "",
+    patience: float = 20.0,
+) -> Iterator[Reader]:
+    """A reader of a bucket."""
+    place = InfluxPlace(url or server.url, org or server.org, bucket, token or server.token)
+    http = InfluxHttp(place, patience=patience)
+    try:
+        yield Reader(http)
+    finally:
+        http.close()
 
 
 # ---- the right bucket or none ----------------------------------------------------------------------------------------

@@ -4,22 +4,17 @@ from __future__ import annotations
 
 import json
 import stat
-from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
 
-from chandlery.cli.dotenv import line_of, save_settings
 from chandlery.config import load_settings
 from chandlery.errors import UsageError
-from chandlery.exchange import ExchangeSettings, LocalExchange
-from chandlery.stores.influx_lines import encode, tags_of
 from chandlery.stores.influx_setup import retention_of, wanted_long
-from chandlery.timeframe import HOUR
 
+from .commands import Run, steps
 from .fixtures import Bucket, StartInfluxd
 from .influx_server import InfluxServer
 from .proxy import Fault, FaultProxy
@@ -28,50 +23,10 @@ YEAR = 365 * 86_400
 SINCE = int(datetime(2024, 3, 1, tzinfo=UTC).timestamp() * 1000)
 
 
-class Done:
-    """What a command left: exit code, stdout, stderr."""
-
-    def __init__(self, result: Any) -> None:
-        self.code: int = result.exit_code
-        self.out: str = result.stdout
-        self.err: str = result.stderr
-
-    @property
-    def json(self) -> Any:
-        """The document on stdout."""
-        return json.loads(self.out)
-
-    @property
-    def lines(self) -> dict[str, str]:
-        """The lines of an environment file on stdout."""
-        return dict(line.split("=", 1) for line in self.out.splitlines())
-
-
-Run = Callable[..., Done]
-
-
-@pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Run `chandlery influx …` in an empty folder; names in capitals are variables of its environment."""
-    from chandlery.cli.main import app
-
-    monkeypatch.chdir(tmp_path)
-
-    def command(*args: object, **environment: str) -> Done:
-        return Done(CliRunner().invoke(app, ["influx", *map(str, args)], env=environment))
-
-    return command
-
-
 @pytest.fixture
 def new_server(start_influxd: StartInfluxd) -> InfluxServer:
     """A server that nobody has set up."""
     return start_influxd(onboard=False)
-
-
-def steps(done: Done) -> dict[str, str]:
-    """What was done with each thing, by kind and name."""
-    return {f"{step['kind']} {step['name']}": step["state"] for step in done.json["steps"]}
 
 
 def take_over(server: InfluxServer, done: dict[str, str]) -> None:
@@ -203,17 +158,6 @@ def test_what_is_shown_once_is_shown_whatever_fails_after(new_server: InfluxServ
 
 
 # -- a server that is set up -----------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def admin(bucket: Bucket, run: Run) -> Run:
-    """Run `chandlery influx setup` as the administrator of the common server, on a bucket of the test's own."""
-
-    def command(*args: object, **environment: str) -> Done:
-        named = ("--url", bucket.server.url, "--org", bucket.server.org, "--bucket", bucket.name)
-        return run("setup", *named, *args, **{"INFLUXDB_ADMIN_TOKEN": bucket.token, **environment})
-
-    return command
 
 
 def test_a_second_run_changes_nothing(bucket: Bucket, admin: Run) -> None:
@@ -350,146 +294,6 @@ def test_a_bucket_that_is_used_otherwise_is_left_alone(bucket: Bucket, admin: Ru
     assert done.code == 2
     assert "my own" in done.err
     assert everything(server) == before
-
-
-# -- long candles ----------------------------------------------------------------------------------------------------
-
-
-def test_history_is_downsampled_at_set_up(bucket: Bucket, admin: Run, run: Run) -> None:
-    """Set-up makes the long candles of what is there; ranges filled later are made with `influx downsample`."""
-    with LocalExchange(ExchangeSettings(clock="2024-06-01T00:01Z,0", symbols=("BTC/USDT",))) as exchange:
-        minutes = exchange.truth("BTC/USDT", "1m", SINCE, SINCE + 4 * HOUR)
-    from chandlery.candle import SeriesId
-
-    lines = encode(tags_of(SeriesId("binance", "BTC/USDT", "1m")), minutes).split()
-    bucket.server.write(b"\n".join(lines[:130]), bucket.name)
-    done = admin("--downsample", "1h", "--json")
-    assert steps(done)["candles 1h"] == "made"
-    target = f"{bucket.name}_1h"
-    assert bucket.server.count("ohlcv", target) == 2
-    bucket.server.write(b"\n".join(lines[130:]), bucket.name)
-    environment = {**bucket.environment, "INFLUXDB_TOKEN": done.json["environment"]["INFLUXDB_TOKEN"]}
-    again = run("downsample", "--since", "2024-03-01T02:00Z", "--json", **environment)
-    assert again.code == 0, again.err
-    assert again.json["candles"] == {"1h": 2}
-    assert bucket.server.count("ohlcv", target) == 4
-
-
-def test_a_quiet_market_is_downsampled_after_a_fetch(bucket: Bucket, admin: Run, run: Run) -> None:
-    """Fetched minutes of a market that leaves some out become all the hours that the exchange itself has, and list and show them."""
-    shown = admin("--downsample", "1h", "--json").json["environment"]
-    environment = {**bucket.environment, "INFLUXDB_TOKEN": shown["INFLUXDB_TOKEN"]}
-    settings = ExchangeSettings(clock="2024-06-01T00:01Z,0", omit_flat=True, seed=7)
-    with LocalExchange(settings) as quiet:
-        spans = (SINCE, SINCE + 24 * HOUR)
-        symbol = min(quiet.symbols, key=lambda s: quiet.truth(s, "1m", *spans).height or 9999)
-        hours = quiet.truth(symbol, "1h", *spans)
-        from chandlery.cli.main import app
-
-        for what in (
-            ("fetch", symbol, "-t", "1m", "--since", "2024-03-01", "--until", "2024-03-02"),
-            ("list",),
-        ):
-            args = [*what, "--store", "influxdb"]
-            done = CliRunner().invoke(app, args, env={**environment, "EXCHANGE_URL": quiet.url})
-            assert done.exit_code == 0, done.stderr
-    made = run("downsample", "--json", **environment)
-    assert made.json["candles"] == {"1h": hours.height}, made.err
-    target = bucket.server.store_url(f"{bucket.name}_1h")
-    from chandlery.stores import open_store
-
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in environment.items():
-            patch.setenv(name, value)
-        with open_store(target, create=False) as kept:
-            (series,) = [one.series for one in kept.series()]
-            found = kept.read(series)
-    assert (series.symbol, series.timeframe) == (symbol, "1h")
-    assert found.select("time", "open", "high", "low", "close").equals(
-        hours.select("time", "open", "high", "low", "close")
-    )
-
-
-def test_downsampling_without_a_target_is_told(bucket: Bucket, run: Run) -> None:
-    """`influx downsample` where set-up made no bucket of long candles ends with 2 and names the mend."""
-    done = run("downsample", **bucket.environment)
-    assert done.code == 2
-    assert "setup --downsample" in done.err
-
-
-# -- check -----------------------------------------------------------------------------------------------------------
-
-
-def test_check_says_what_is_wrong(bucket: Bucket, run: Run) -> None:
-    """A failed check is a line with ❌ on stdout, an error with its mend on stderr, and exit code 4; tokens stay hidden."""
-    token = bucket.server.new_token(read=[bucket.name])
-    done = run("check", **{**bucket.environment, "INFLUXDB_TOKEN": token})
-    assert done.code == 4
-    assert (done.out.count("✅"), done.out.count("❌")) == (4, 1)
-    assert "hint:" in done.err
-    assert token not in done.out + done.err
-    document = run("check", "--json", **{**bucket.environment, "INFLUXDB_TOKEN": token}).json
-    assert (document["ok"], document["checks"][-1]["name"]) == (False, "write")
-
-
-def test_check_of_a_range_that_retention_cuts(influxd: InfluxServer, run: Run) -> None:
-    """--since before what the bucket keeps ends with 4; an age inside it with 0."""
-    name = influxd.new_bucket(retention_seconds=30 * 86_400)
-    environment = {"INFLUXDB_TOKEN": influxd.token}
-    url = influxd.store_url(name)
-    assert run("check", "--store", url, "--since", "2020-01-01", **environment).code == 4
-    assert run("check", "--store", url, "--since", "29d", **environment).code == 0
-
-
-@pytest.mark.parametrize(
-    "args", [("--store", "./candles"), ("--store", "influxdb://h:1/only-org"), ("--since", "yesterday"), ()]
-)
-def test_check_of_nothing_is_usage(run: Run, args: tuple[str, ...]) -> None:
-    """A store that is no InfluxDB, a time that is none, and missing settings end with 2."""
-    assert run("check", *args, INFLUXDB_TOKEN="some-token").code == 2
-
-
-# -- pieces ----------------------------------------------------------------------------------------------------------
-
-
-def test_saving_keeps_other_lines(tmp_path: Path) -> None:
-    """Other variables, comments and their order stay; ours are replaced where they stand, doubles go, mode becomes 0600."""
-    path = tmp_path / ".env"
-    path.write_text("# mine\nEXCHANGE_API_KEY=abc\nexport INFLUXDB_TOKEN=old\nA='b c'\nINFLUXDB_TOKEN=older")
-    path.chmod(0o644)
-    save_settings(path, {"INFLUXDB_TOKEN": "new==", "INFLUXDB_ORG": "it's mine"})
-    assert (
-        path.read_text()
-        == "# mine\nEXCHANGE_API_KEY=abc\nINFLUXDB_TOKEN=new==\nA='b c'\nINFLUXDB_ORG='it\\'s mine'\n"
-    )
-    assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    assert list(tmp_path.iterdir()) == [path]
-
-
-@pytest.mark.parametrize(
-    "value", ["plain-_./:=@", "a b", "it's", 'a"b', "a\\b", "a#b", " lead", "$HOME", "ü ☃", "a\\'b"]
-)
-def test_saved_values_are_read_back(tmp_path: Path, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is saved is what the settings read back, whatever characters it has."""
-    monkeypatch.chdir(tmp_path)
-    save_settings(Path("secrets/.env.binance"), {"INFLUXDB_ORG": value})
-    assert load_settings().influxdb_org == value
-
-
-def test_a_link_stays_a_link(tmp_path: Path) -> None:
-    """Where the file is a link, what it leads to is replaced."""
-    (tmp_path / "real").write_text("A=1\n")
-    (tmp_path / "link").symlink_to("real")
-    save_settings(tmp_path / "link", {"B": "2"})
-    assert (tmp_path / "link").is_symlink()
-    assert (tmp_path / "real").read_text() == "A=1\nB=2\n"
-
-
-def test_a_value_that_no_line_holds_is_refused() -> None:
-    """A newline cannot be smuggled into an environment file, nor what its readers would replace."""
-    for value in ("a\nEXCHANGE_URL=http://evil", "a\x00", "${HOME}"):
-        with pytest.raises(UsageError, match="INFLUXDB_ORG"):
-            line_of("INFLUXDB_ORG", value)
 
 
 def test_retentions_are_read() -> None:
