@@ -226,6 +226,7 @@ def test_memory_is_bounded(ask: Ask) -> None:
     """The cache forgets the blocks used longest ago, and what it forgot is rendered the same again."""
     from chandlery.exchange.generated import GeneratedMarket
     from chandlery.exchange.klines import KlineBook
+    from chandlery.exchange.shapes.binance import KLINES
     from chandlery.exchange.symbols import GENERATED
 
     market = GeneratedMarket(GENERATED, seed=1)
@@ -233,7 +234,7 @@ def test_memory_is_bounded(ask: Ask) -> None:
     listing, frame = market.listings["BTCUSDT"], TIMEFRAMES["1m"]
     starts = [MIDNIGHT - n * 1000 * MINUTE for n in (1, 9, 3, 12, 30, 1, 3, 20, 9)]
     for start in starts:
-        pages = [b.page(listing, frame, start=start, end=None, limit=1000, now=NOW) for b in (small, large)]
+        pages = [b.rows(listing, frame, KLINES, since=start, limit=1000, now=NOW) for b in (small, large)]
         assert pages[0] == pages[1]
         assert small._used <= 1_000_000
     assert len(large._blocks) > len(small._blocks) > 0

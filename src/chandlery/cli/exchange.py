@@ -56,8 +56,15 @@ def exchange(
         bool, typer.Option("--omit-flat", help="Leave out minutes without a trade.")
     ] = False,
     weight_limit: Annotated[
-        int, typer.Option(metavar="N", min=0, help="Request weight allowed per minute; 0 is no limit.")
-    ] = 6000,
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=0,
+            help="Request weight (Binance) or requests (others) allowed per window; 0 is no limit "
+            "(default: what the exchange documents).",
+            show_default=False,
+        ),
+    ] = None,
     fault: Annotated[
         list[str] | None,
         typer.Option(
@@ -68,19 +75,27 @@ def exchange(
     ] = None,
     fault_seed: Annotated[int, typer.Option(metavar="N", help="Seed of the faults.")] = 1,
     play: Annotated[
-        str, typer.Option("--exchange", "-e", metavar="ID", help="The exchange to play.")
-    ] = "binance",
+        list[str] | None,
+        typer.Option(
+            "--exchange",
+            "-e",
+            metavar="ID",
+            help="The exchange to play (default: binance); repeatable, each is found below /ID.",
+            show_default=False,
+        ),
+    ] = None,
     verbose: opt.Verbose = 0,
     quiet: opt.Quiet = False,
 ) -> None:
     """Run a local exchange, to try programs on.
 
-    It is a server in the shape of Binance's and needs no network. The market is generated and the same for the same seed, at any time of the past; faults can be scripted, here or
+    It is a server in the shape of an exchange's (binance, or another one of those it knows) and needs no network. The market is generated and the same for the same seed, at any time of the past; faults can be scripted, here or
     while it runs. It prints its URL and runs until it is interrupted.
     """
     from chandlery.exchange import ExchangeSettings, Faults, parse_fault, serve
 
     out = Output(quiet=quiet, verbose=verbose)
+    played = tuple(play or ["binance"])
     settings = ExchangeSettings(
         host=host,
         port=port,
@@ -91,12 +106,14 @@ def exchange(
         weight_limit=weight_limit,
         omit_flat=omit_flat,
         faults=Faults(tuple(parse_fault(text) for text in fault or ()), seed=fault_seed),
-        exchange=play,
+        exchange=played,
     )
 
     def ready(url: str) -> None:
         out.text(url)
         out.flush()
-        out.say(f"a local {play} is listening; use it with --exchange-url {url}, end it with Ctrl-C")
+        for other in played[1:]:
+            out.say(f"{other} is at {url}/{other}")
+        out.say(f"a local {played[0]} is listening; use it with --exchange-url {url}, end it with Ctrl-C")
 
     serve(settings, ready)

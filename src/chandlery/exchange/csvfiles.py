@@ -30,11 +30,20 @@ _HEADER = "timestamp_ms,open,high,low,close,volume"
 class CsvMarket:
     """Serves `exchange_BASE_QUOTE_timeframe.csv[.gz]`; timeframes not given are made of the shortest one given.
 
-    Files of other exchanges are left alone. Raises `UsageError` naming file, line and mend for anything that is not
+    Files of other exchanges are left alone. A swap's QUOTE is QUOTE:SETTLE, such as USDT:USDT; `settled` is for exchanges
+    that have nothing but swaps settled in the quote currency, whose files may leave that out. Raises `UsageError` naming file, line and mend for anything that is not
     candles in ascending order on the timeframe's grid.
     """
 
-    def __init__(self, folder: Path, exchange: str) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        exchange: str,
+        timeframes: Mapping[str, Timeframe] = TIMEFRAMES,
+        *,
+        settled: bool = False,
+    ) -> None:
+        self._timeframes = timeframes
         self._series: dict[str, dict[str, Candles]] = {}
         names: dict[str, tuple[str, str]] = {}
         for path in _files(folder):
@@ -43,13 +52,15 @@ class CsvMarket:
                 raise UsageError(f"{path}: not a name of a candle file", hint=f"call it {_PATTERN}")
             if match["exchange"] != exchange:
                 continue
-            timeframe = TIMEFRAMES.get(match["timeframe"])
+            timeframe = timeframes.get(match["timeframe"])
             if timeframe is None:
                 raise UsageError(
                     f"{path}: {exchange} has no timeframe {match['timeframe']!r}",
-                    hint=f"it has {', '.join(TIMEFRAMES)}",
+                    hint=f"it has {', '.join(timeframes)}",
                 )
             base, quote = match["base"].upper(), match["quote"].upper()
+            if settled and ":" not in quote:
+                quote = f"{quote}:{quote}"
             pair = base + quote
             if names.setdefault(pair, (base, quote)) != (base, quote):
                 other = "/".join(names[pair])
@@ -72,7 +83,9 @@ class CsvMarket:
     def last_close(self) -> int:
         """End of the last candle of all files."""
         spans = [
-            self.span(one, TIMEFRAMES[tf]) for one in self.listings.values() for tf in self._series[one.id]
+            self.span(one, self._timeframes[tf])
+            for one in self.listings.values()
+            for tf in self._series[one.id]
         ]
         return max(span.until for span in spans)
 
@@ -81,7 +94,7 @@ class CsvMarket:
         given = self._series[listing.id]
         if timeframe.text in given:
             return timeframe
-        shortest = min((TIMEFRAMES[text] for text in given), key=lambda tf: tf.nominal_ms)
+        shortest = min((self._timeframes[text] for text in given), key=lambda tf: tf.nominal_ms)
         length = shortest.fixed_ms
         # Weeks and months begin with a day, so candles that divide a day fill them; others start in mid-candle.
         if length is None or shortest.nominal_ms >= timeframe.nominal_ms:
@@ -104,7 +117,9 @@ class CsvMarket:
             max(8 if d is None else d for d in (getattr(c, name) for c in series))
             for name in ("price_decimals", "volume_decimals")
         ]
-        return Listing(base, quote, decimals[0], decimals[1], listed=min(int(c.time[0]) for c in series))
+        quote, _, settle = quote.partition(":")
+        listed = min(int(c.time[0]) for c in series)
+        return Listing(base, quote, decimals[0], decimals[1], listed=listed, settle=settle or None)
 
 
 def _files(folder: Path) -> list[Path]:

@@ -34,7 +34,7 @@ KINDS: Mapping[str, str] = {
     "in_progress": "the last row as it stood half-way, though the candle is closed",
     "mixed": "one of `kinds`, a different one each time",
 }
-#: Faults that change rows: they strike klines only.
+#: Faults that change rows: they strike pages of candles only.
 ROW_KINDS = frozenset(
     {
         "null_price",
@@ -57,7 +57,8 @@ class Fault:
 
     Of those it strikes the numbers in `requests` (the first is 1), or else each with `probability`; at most `count` in
     all, and never more than `max_in_a_row` times one after the other on the same page (other rules' strikes count).
-    `path` matches the end of the request's path, so "klines" will do; `symbol` is the exchange's name or the unified one.
+    `path` matches the end of the request's path, so "klines" will do; `symbol` and `interval` are the exchange's names or
+    the unified ones. Where several exchanges are served, each plays the script by itself, `exchange` names one of them.
     """
 
     kind: str
@@ -75,6 +76,7 @@ class Fault:
     status: int = 503
     byte: int | None = None
     kinds: tuple[str, ...] = MIXED
+    exchange: str | None = None
 
     def __post_init__(self) -> None:
         for kind in (self.kind, *(self.kinds if self.kind == "mixed" else ())):
@@ -118,6 +120,12 @@ class Asked:
     unified: str = ""
     interval: str = ""
     start: int | None = None
+    timeframe: str = ""
+
+    @property
+    def candles(self) -> bool:
+        """Whether it asks for candles."""
+        return bool(self.interval) or self.path.endswith("klines")
 
     @property
     def page(self) -> str:
@@ -135,10 +143,11 @@ class Strike:
 
 
 class FaultPlayer:
-    """Plays a script: told of every request, it says what goes wrong with it."""
+    """Plays a script: told of every request to one exchange, it says what goes wrong with it."""
 
-    def __init__(self, faults: Faults) -> None:
+    def __init__(self, faults: Faults, exchange: str = "") -> None:
         self.faults = faults
+        self._exchange = exchange
         self._matched: Counter[int] = Counter()
         self._visits: Counter[tuple[int, str]] = Counter()
         self._struck: Counter[int] = Counter()
@@ -149,7 +158,7 @@ class FaultPlayer:
         latency = 0
         strike: Strike | None = None
         for number, rule in enumerate(self.faults.rules):
-            if not _matches(rule, asked):
+            if rule.exchange not in {None, self._exchange} or not _matches(rule, asked):
                 continue
             self._matched[number] += 1
             self._visits[number, asked.page] += 1
@@ -187,7 +196,7 @@ class FaultPlayer:
             return None
         kind = rule.kind
         if kind == "mixed":
-            able = [k for k in rule.kinds if k not in ROW_KINDS or asked.path.endswith("klines")]
+            able = [k for k in rule.kinds if k not in ROW_KINDS or asked.candles]
             if not able:
                 return None
             kind, draw = able[draw % len(able)], draw // len(able)
@@ -199,9 +208,9 @@ def _matches(rule: Fault, asked: Asked) -> bool:
         return False
     if rule.symbol is not None and rule.symbol not in {asked.symbol, asked.unified}:
         return False
-    if rule.interval is not None and rule.interval != asked.interval:
+    if rule.interval is not None and rule.interval not in {asked.interval, asked.timeframe}:
         return False
-    if rule.kind in ROW_KINDS and not asked.path.endswith("klines"):
+    if rule.kind in ROW_KINDS and not asked.candles:
         return False
     if rule.since is None and rule.until is None:
         return True
@@ -210,7 +219,7 @@ def _matches(rule: Fault, asked: Asked) -> bool:
 
 
 _NUMBERS = {"max_in_a_row", "count", "ms", "retry_after", "status", "byte"}
-_TEXTS = {"path", "symbol", "interval"}
+_TEXTS = {"path", "symbol", "interval", "exchange"}
 _MOMENTS = {"since", "until"}
 _GRAMMAR = "write KIND[:PROBABILITY][,name=value...], such as html:0.05 or 429:0.02,retry_after=3 or latency:80 (milliseconds)"
 

@@ -6,23 +6,23 @@ import asyncio
 import contextlib
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from aiohttp import web
 
 from chandlery.errors import UsageError
-from chandlery.exchange.binance import BinanceApi
 from chandlery.exchange.clock import ExchangeClock, TimeSource, parse_clock
 from chandlery.exchange.csvfiles import CsvMarket
 from chandlery.exchange.faults import Faults
 from chandlery.exchange.generated import GeneratedMarket
 from chandlery.exchange.klines import KlineBook
-from chandlery.exchange.limits import RequestLimits
-from chandlery.exchange.market import TIMEFRAMES, Market
+from chandlery.exchange.market import Market
 from chandlery.exchange.server import ExchangeServer, RequestRecord
 from chandlery.exchange.settings import ExchangeSettings
+from chandlery.exchange.shape import Shape
+from chandlery.exchange.shapes import shape_of
 from chandlery.exchange.symbols import Listing
 from chandlery.timeframe import MINUTE
 
@@ -42,20 +42,10 @@ class LocalExchange:
 
     def __init__(self, settings: ExchangeSettings | None = None, *, clock: TimeSource | None = None) -> None:
         self.settings = settings or ExchangeSettings()
-        self._market = _market(self.settings)
-        self._clock = clock or _clock(self.settings, self._market)
-        paced = self._clock.paced_ms if isinstance(self._clock, ExchangeClock) else self._clock.now_ms
-        self._limits = RequestLimits(self.settings.weight_limit, paced)
-        self._book = KlineBook(self._market, memory=self.settings.cache_mib << 20)
-        self._api = BinanceApi(self._market, self._book, self._clock, self._limits)
-        self._server = ExchangeServer(
-            self._api,
-            self._market,
-            self._clock,
-            self._limits,
-            faults=self.settings.faults,
-            name=self.settings.exchange,
-        )
+        markets = _markets(self.settings)
+        self._clock = clock or _clock(self.settings, markets.values())
+        self._shapes = {name: self._shape(name, market) for name, market in markets.items()}
+        self._server = ExchangeServer(list(self._shapes.values()), self._clock, faults=self.settings.faults)
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._url = ""
@@ -82,8 +72,16 @@ class LocalExchange:
 
     @property
     def symbols(self) -> list[str]:
-        """The unified symbols it has, listed and delisted."""
-        return [listing.symbol for listing in self._market.listings.values()]
+        """The unified symbols it has, listed and delisted; of the first exchange, if it plays several."""
+        return self.symbols_of(self.settings.exchanges[0])
+
+    def symbols_of(self, exchange: str) -> list[str]:
+        """The unified symbols of one of the exchanges that it plays."""
+        return [listing.symbol for listing in self._shapes[exchange].market.listings.values()]
+
+    def url_of(self, exchange: str) -> str:
+        """Where one of the exchanges that it plays is found."""
+        return f"{self._url}/{self._shapes[exchange].id}"
 
     def now_ms(self) -> int:
         """The exchange's time."""
@@ -93,19 +91,22 @@ class LocalExchange:
         """Empty the log of requests."""
         self._server.forget_requests()
 
-    def truth(self, symbol: str, timeframe: str, since: int, until: int) -> pl.DataFrame:
+    def truth(
+        self, symbol: str, timeframe: str, since: int, until: int, *, exchange: str | None = None
+    ) -> pl.DataFrame:
         """What a perfect client would have stored of [since, until): the closed candles, as chandlery's frames.
 
-        Columns `time` (Datetime ms UTC), `open high low close volume` (Float64), ascending. Raises `UsageError` for a
-        symbol or timeframe that is not served.
+        Columns `time` (Datetime ms UTC), `open high low close volume` (Float64, in the base currency), ascending. `exchange`
+        names one of several. Raises `UsageError` for a symbol or timeframe that is not served.
         """
         import polars as pl
 
-        listing = self._listing(symbol)
-        frame = TIMEFRAMES.get(timeframe)
-        if frame is None or self._market.base(listing, frame) is None:
+        shape = self._shapes[exchange or self.settings.exchanges[0]]
+        listing = self._listing(shape, symbol)
+        frame = shape.timeframes().get(timeframe)
+        if frame is None or shape.market.base(listing, frame) is None:
             raise UsageError(f"the local exchange has no {timeframe!r} candles of {symbol}")
-        candles = self._book.closed(listing, frame, since, until, self._clock.now_ms())
+        candles = shape.book.closed(listing, frame, since, until, self._clock.now_ms())
         columns = dict(zip(("open", "high", "low", "close", "volume"), candles.prices(), strict=True))
         opens = pl.Series("time", candles.time).cast(pl.Datetime("ms", "UTC"))
         return pl.DataFrame([opens, *(pl.Series(name, column) for name, column in columns.items())])
@@ -183,13 +184,21 @@ class LocalExchange:
         finally:
             ready.set()
 
-    def _listing(self, symbol: str) -> Listing:
-        for listing in self._market.listings.values():
+    def _shape(self, name: str, market: Market) -> Shape:
+        kind = shape_of(name)
+        memory = (self.settings.cache_mib << 20) // len(self.settings.exchanges)
+        book = KlineBook(market, memory=memory, omit_empty=kind.omits_empty)
+        paced = self._clock.paced_ms if isinstance(self._clock, ExchangeClock) else self._clock.now_ms
+        return kind(market, book, self._clock, kind.make_limits(self.settings.weight_limit, paced))
+
+    @staticmethod
+    def _listing(shape: Shape, symbol: str) -> Listing:
+        listings = shape.market.listings.values()
+        for listing in listings:
             if symbol in {listing.symbol, listing.id}:
                 return listing
-        raise UsageError(
-            f"the local exchange has no pair {symbol!r}", hint=f"there are: {', '.join(self.symbols)}"
-        )
+        served = ", ".join(listing.symbol for listing in listings)
+        raise UsageError(f"the local exchange has no pair {symbol!r}", hint=f"there are: {served}")
 
 
 def serve(settings: ExchangeSettings, on_ready: Callable[[str], None] = lambda _url: None) -> None:
@@ -208,15 +217,23 @@ def serve(settings: ExchangeSettings, on_ready: Callable[[str], None] = lambda _
     asyncio.run(main())
 
 
-def _market(settings: ExchangeSettings) -> Market:
-    if settings.csv is not None:
-        return CsvMarket(settings.csv, settings.exchange)
-    return GeneratedMarket(settings.listings(), seed=settings.seed, omit_flat=settings.omit_flat)
+def _markets(settings: ExchangeSettings) -> dict[str, Market]:
+    """A market for each exchange: its own files, or its pairs of the generated one."""
+    wanted = settings.listings() if settings.csv is None else []
+    markets: dict[str, Market] = {}
+    for name in settings.exchanges:
+        shape = shape_of(name)
+        if settings.csv is not None:
+            settled = all(pair.settle for pair in shape.pairs)
+            markets[name] = CsvMarket(settings.csv, name, shape.timeframes(), settled=settled)
+        else:
+            pairs = [listing for listing in wanted if listing in shape.pairs]
+            markets[name] = GeneratedMarket(pairs, seed=settings.seed, omit_flat=settings.omit_flat)
+    return markets
 
 
-def _clock(settings: ExchangeSettings, market: Market) -> ExchangeClock:
+def _clock(settings: ExchangeSettings, markets: Iterable[Market]) -> ExchangeClock:
     if settings.clock is not None:
         return ExchangeClock(*parse_clock(settings.clock))
-    if isinstance(market, CsvMarket):
-        return ExchangeClock(market.last_close + MINUTE)
-    return ExchangeClock()
+    ends = [market.last_close for market in markets if isinstance(market, CsvMarket)]
+    return ExchangeClock(max(ends) + MINUTE) if ends else ExchangeClock()

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import socket
 import struct
 import threading
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from email.utils import formatdate
 from typing import Any
@@ -16,12 +17,11 @@ from typing import Any
 from aiohttp import web
 
 from chandlery.errors import UsageError
-from chandlery.exchange.binance import ApiError, BinanceApi, refusal
 from chandlery.exchange.clock import ExchangeClock, TimeSource, parse_moment, parse_speed
 from chandlery.exchange.faults import Asked, FaultPlayer, Faults, Strike, faults_from
-from chandlery.exchange.limits import RequestLimits, Verdict
+from chandlery.exchange.limits import Verdict
 from chandlery.exchange.mangle import PAGE, spoil_body
-from chandlery.exchange.market import TIMEFRAMES, Market
+from chandlery.exchange.shape import ApiError, Endpoint, Page, Shape
 
 _JSON = "application/json;charset=UTF-8"
 _LOGGED = 200_000
@@ -37,40 +37,34 @@ class RequestRecord:
     status: int
     time: int
     fault: str | None
+    exchange: str = ""
 
 
 class ExchangeServer:
-    """Handles every request of one local exchange; lives on one event loop."""
+    """Handles every request of one local exchange; lives on one event loop.
 
-    def __init__(
-        self,
-        api: BinanceApi,
-        market: Market,
-        clock: TimeSource,
-        limits: RequestLimits,
-        *,
-        faults: Faults,
-        name: str,
-    ) -> None:
-        self._api = api
-        self._market = market
+    Each shape answers below /ID; the first one at / too. Each plays the script of faults by itself.
+    """
+
+    def __init__(self, shapes: Sequence[Shape], clock: TimeSource, *, faults: Faults) -> None:
         self._clock = clock
-        self._limits = limits
-        self._prefix = f"/{name}"
+        self._mounts = {shape.id: _Mount(shape) for shape in shapes}
+        self._root = self._mounts[shapes[0].id]
         self._log: deque[RequestRecord] = deque(maxlen=_LOGGED)
         self._log_lock = threading.Lock()
         self._count = 0
-        self._player = FaultPlayer(faults)
+        self.faults = faults
         self.stopping = asyncio.Event()
 
     @property
     def faults(self) -> Faults:
         """The script being played; setting one starts it from its beginning."""
-        return self._player.faults
+        return self._root.player.faults
 
     @faults.setter
     def faults(self, faults: Faults) -> None:
-        self._player = FaultPlayer(faults)
+        for name, mount in self._mounts.items():
+            mount.player = FaultPlayer(faults, name)
 
     def requests(self) -> list[RequestRecord]:
         """The last requests (200,000 at most), oldest first, without those to the control endpoint."""
@@ -93,102 +87,121 @@ class ExchangeServer:
         path = request.path
         if path.startswith("/_control/"):
             return await self._control(request)
-        path = path.removeprefix(self._prefix)
-        endpoint = self._api.endpoints.get(path)
-        if endpoint is None:
-            self._record(path, {}, 404, None)
+        first, _, rest = path[1:].partition("/")
+        mount = self._mounts.get(first)
+        if mount is None:
+            mount = self._root
+        else:
+            path = "/" + rest
+        found = mount.find(path)
+        if found is None:
+            self._record(mount, path, {}, 404, None)
             return web.Response(status=404, text=f"no such path: {path}\n")
-        query = dict(request.query)
-        verdict = self._limits.spend(endpoint.weight)
-        headers = {"X-MBX-USED-WEIGHT": str(verdict.used), "X-MBX-USED-WEIGHT-1M": str(verdict.used)}
+        endpoint, named = found
+        query = {**request.query, **named}
+        weight = endpoint.weight if isinstance(endpoint.weight, int) else endpoint.weight(query)
+        verdict = mount.shape.limits.spend(weight, endpoint.group)
+        headers = mount.shape.headers(verdict)
         if verdict.status != 200:
-            self._record(path, query, verdict.status, None)
-            return self._refuse(verdict, headers)
+            refused = self._refuse(mount, verdict, headers)
+            self._record(mount, path, query, refused.status, None)
+            return refused
         if request.method != "GET":
-            self._record(path, query, 405, None)
+            self._record(mount, path, query, 405, None)
             return web.Response(status=405, headers=headers, text="only GET is answered here\n")
-        return await self._answer(request, path, query, headers)
+        return await self._answer(request, mount, endpoint, path, query, headers)
 
     async def _answer(
-        self, request: web.BaseRequest, path: str, query: dict[str, str], headers: dict[str, str]
+        self,
+        request: web.BaseRequest,
+        mount: _Mount,
+        endpoint: Endpoint,
+        path: str,
+        query: dict[str, str],
+        headers: dict[str, str],
     ) -> web.Response:
         """The answer, with what the script of faults makes of it."""
-        player, asked = self._player, self._asked(path, query)
+        player, asked = mount.player, mount.asked(endpoint, path, query)
         latency, strike = player.next(asked)
         if latency:
-            await self._delay(latency, path, query)
-        ignored = {"startTime", "endTime"} if strike is not None and strike.kind == "since_ignored" else set()
+            await self._delay(mount, latency, path, query)
+        wanted: Mapping[str, str] = query
+        if strike is not None and strike.kind == "since_ignored" and endpoint.candles:
+            wanted = {name: value for name, value in query.items() if name not in endpoint.candles.window}
+        answer: Page | bytes | ApiError
         try:
-            status, body = (
-                200,
-                self._api.endpoints[path].answer(
-                    {name: value for name, value in query.items() if name not in ignored}
-                ),
-            )
+            answer = endpoint.answer(wanted)
         except ApiError as error:
-            status, body = error.status, error.body
+            answer = error
         if strike is not None and strike.kind in {"reset", "hang"}:
             player.done(asked, struck=True)
-            self._record(path, query, 0, strike.kind)
+            self._record(mount, path, query, 0, strike.kind)
             if strike.kind == "hang":
                 await self.stopping.wait()
             _break_off(request)
             return web.Response()
-        spoiled = None if strike is None else self._spoil(query, strike, status, body, headers)
+        spoiled = None
+        if strike is not None:
+            # The latest rows in place of those asked for are a fault only where some were asked for.
+            ignorant = strike.kind == "since_ignored" and len(wanted) < len(query)
+            spoiled = self._spoil(mount, strike, answer, headers, ignorant=ignorant)
         player.done(asked, struck=spoiled is not None)
         if spoiled is not None and strike is not None:
-            self._record(path, query, spoiled.status, strike.kind)
+            self._record(mount, path, query, spoiled.status, strike.kind)
             return spoiled
-        self._record(path, query, status, None)
-        return web.Response(status=status, body=body, headers={**headers, "Content-Type": _JSON})
+        sound = _sound(answer, headers)
+        self._record(mount, path, query, sound.status, None)
+        return sound
 
-    async def _delay(self, ms: int, path: str, query: dict[str, str]) -> None:
+    async def _delay(self, mount: _Mount, ms: int, path: str, query: dict[str, str]) -> None:
         try:
             await asyncio.sleep(ms / 1000)
         except asyncio.CancelledError:  # the caller has hung up
-            self._record(path, query, 0, "latency")
+            self._record(mount, path, query, 0, "latency")
             raise
 
-    def _asked(self, path: str, query: Mapping[str, str]) -> Asked:
-        symbol, start = query.get("symbol", ""), query.get("startTime", "")
-        listing = self._market.listings.get(symbol)
-        unified = listing.symbol if listing else ""
-        begin = int(start) if start.isascii() and start.isdigit() else None
-        return Asked(path, symbol, unified, query.get("interval", ""), begin)
-
-    def _refuse(self, verdict: Verdict, headers: dict[str, str]) -> web.Response:
-        # The end of the ban is told in the exchange's time; Retry-After is in real seconds.
+    def _refuse(self, mount: _Mount, verdict: Verdict, headers: dict[str, str]) -> web.Response:
+        # The end of a ban is told in the exchange's time; Retry-After is in real seconds.
         speed = self._clock.speed if isinstance(self._clock, ExchangeClock) else 1.0
         until = self._clock.now_ms() + int(verdict.wait_ms * (speed or 1.0))
-        error = refusal(verdict, self._limits.limit, until)
-        headers |= {"Retry-After": str(verdict.retry_after), "Content-Type": _JSON}
-        return web.Response(status=error.status, body=error.body, headers=headers)
+        return _sound(mount.shape.refusal(verdict, until), headers)
 
     def _spoil(
-        self, query: dict[str, str], strike: Strike, status: int, body: bytes, headers: dict[str, str]
+        self,
+        mount: _Mount,
+        strike: Strike,
+        answer: Page | bytes | ApiError,
+        headers: dict[str, str],
+        *,
+        ignorant: bool,
     ) -> web.Response | None:
         """The faulty answer, or None where this fault can do nothing to this answer."""
         kind = strike.kind
         if kind in {"429", "418"}:
-            return self._refuse(Verdict(int(kind), 0, strike.rule.retry_after * 1000), headers)
+            return self._refuse(mount, Verdict(int(kind), 0, strike.rule.retry_after * 1000), headers)
+        if kind == "5xx" and strike.rule.status == 500:
+            return _sound(mount.shape.internal_error(), headers)
         if kind == "5xx":
-            return _server_error(strike.rule.status, headers)
-        if status != 200:
+            page = {**headers, "Content-Type": "text/html"}
+            return web.Response(status=strike.rule.status, body=PAGE, headers=page)
+        if isinstance(answer, ApiError):
             return None
         if kind == "since_ignored":
-            spoiled: bytes | None = body if "startTime" in query else None
-        else:
-            timeframe = TIMEFRAMES.get(query.get("interval", ""))
-            spoiled = spoil_body(body, strike, timeframe, self._clock.now_ms())
+            return _sound(answer, headers) if ignorant else None
+        spoiled = spoil_body(answer, strike, self._clock.now_ms())
         if spoiled is None:
             return None
         content = "text/html" if kind == "html" else _JSON
         return web.Response(body=spoiled, headers={**headers, "Content-Type": content})
 
-    def _record(self, path: str, query: Mapping[str, str], status: int, fault: str | None) -> None:
+    def _record(
+        self, mount: _Mount, path: str, query: Mapping[str, str], status: int, fault: str | None
+    ) -> None:
         with self._log_lock:
             self._count += 1
-            self._log.append(RequestRecord(self._count, path, query, status, self._clock.now_ms(), fault))
+            self._log.append(
+                RequestRecord(self._count, path, query, status, self._clock.now_ms(), fault, mount.shape.id)
+            )
 
     async def _control(self, request: web.BaseRequest) -> web.Response:
         """Faults, request log and clock at run time; documented in docs/local-exchange.md."""
@@ -250,8 +263,49 @@ def _break_off(request: web.BaseRequest) -> None:
         transport.abort()
 
 
-def _server_error(status: int, headers: dict[str, str]) -> web.Response:
-    if status == 500:
-        error = ApiError(-1001, "Internal error; unable to process your request. Please try again.", 500)
-        return web.Response(status=500, body=error.body, headers={**headers, "Content-Type": _JSON})
-    return web.Response(status=status, body=PAGE, headers={**headers, "Content-Type": "text/html"})
+class _Mount:
+    """One exchange of the server: its shape, and the script of faults as it plays it."""
+
+    def __init__(self, shape: Shape) -> None:
+        self.shape = shape
+        self.player = FaultPlayer(Faults())
+        self._patterns = [
+            (re.compile(re.sub(r"\{(\w+)\}", r"(?P<\1>[^/]+)", path)), endpoint)
+            for path, endpoint in shape.endpoints.items()
+            if "{" in path
+        ]
+
+    def find(self, path: str) -> tuple[Endpoint, Mapping[str, str]] | None:
+        """The endpoint of a path, and what the path itself says."""
+        endpoint = self.shape.endpoints.get(path)
+        if endpoint is not None:
+            return endpoint, {}
+        for pattern, candidate in self._patterns:
+            match = pattern.fullmatch(path)
+            if match:
+                return candidate, match.groupdict()
+        return None
+
+    def asked(self, endpoint: Endpoint, path: str, query: Mapping[str, str]) -> Asked:
+        """What a rule of faults can see of a request."""
+        names = endpoint.candles
+        if names is None:
+            return Asked(path, query.get("symbol", ""))
+        symbol, interval = query.get(names.symbol, ""), query.get(names.interval, "")
+        listing, timeframe = self.shape.find(symbol, query), self.shape.intervals.get(interval)
+        return Asked(
+            path,
+            symbol,
+            listing.symbol if listing else "",
+            interval,
+            names.begin(query),
+            timeframe.text if timeframe else "",
+        )
+
+
+def _sound(answer: Page | bytes | ApiError, headers: dict[str, str]) -> web.Response:
+    """An answer as the exchange gives it."""
+    content = {**headers, "Content-Type": _JSON}
+    if isinstance(answer, ApiError):
+        return web.Response(status=answer.status, body=answer.body, headers={**content, **answer.headers})
+    return web.Response(body=answer.body if isinstance(answer, Page) else answer, headers=content)

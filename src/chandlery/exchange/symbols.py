@@ -12,6 +12,7 @@ class Listing:
 
     `price` and `volume` (per minute, in the base currency) are the generated market's middle values, `deviation` the
     usual change of the price in a minute, as a share of it. `activity` is the share of minutes that see a trade.
+    A listing with a `settle` currency is a linear perpetual swap; one contract is 10**-contract_decimals of the base.
     """
 
     base: str
@@ -24,16 +25,35 @@ class Listing:
     volume: float = 0.0
     deviation: float = 0.0007
     activity: float = 1.0
+    settle: str | None = None
+    contract_decimals: int = 0
 
     @property
     def symbol(self) -> str:
-        """The unified symbol, such as BTC/USDT."""
-        return f"{self.base}/{self.quote}"
+        """The unified symbol, such as BTC/USDT, or BTC/USDT:USDT for a swap."""
+        pair = f"{self.base}/{self.quote}"
+        return pair if self.settle is None else f"{pair}:{self.settle}"
 
     @property
     def id(self) -> str:
-        """The exchange's own name, such as BTCUSDT."""
-        return self.base + self.quote
+        """The market's own name, such as BTCUSDT, or BTCUSDT:USDT for a swap."""
+        pair = self.base + self.quote
+        return pair if self.settle is None else f"{pair}:{self.settle}"
+
+    @property
+    def tick(self) -> str:
+        """The smallest step of the price, such as 0.01."""
+        return step(self.price_decimals)
+
+    @property
+    def lot(self) -> str:
+        """The smallest step of the volume, such as 0.00001."""
+        return step(self.volume_decimals)
+
+
+def step(decimals: int) -> str:
+    """10**-decimals without an exponent, such as 0.01."""
+    return f"{10.0**-decimals:.{max(decimals, 0)}f}"
 
 
 def _at(text: str) -> int:
@@ -71,4 +91,40 @@ GENERATED: tuple[Listing, ...] = (
         volume=6,
         deviation=0.0010,
     ),
+)
+
+
+def _swap(
+    base: str,
+    price_decimals: int,
+    volume_decimals: int,
+    contract_decimals: int,
+    listed: str,
+    delisted: str | None = None,
+    **middle: float,
+) -> Listing:
+    return Listing(
+        base,
+        "USDT",
+        price_decimals,
+        volume_decimals,
+        _at(listed),
+        None if delisted is None else _at(delisted),
+        settle="USDT",
+        contract_decimals=contract_decimals,
+        **middle,
+    )
+
+
+#: Linear perpetual swaps, with prices of their own.
+SWAPS: tuple[Listing, ...] = (
+    _swap("BTC", 1, 4, 2, "2019-09-08T17:57", price=42_000, volume=160, deviation=0.0006),
+    _swap("ETH", 2, 3, 1, "2019-11-27T07:45", price=2_500, volume=1_900, deviation=0.0007),
+    _swap("XRP", 4, 0, 0, "2020-01-06T08:00", price=0.55, volume=600_000, deviation=0.0008),
+    _swap("DOGE", 5, 0, 0, "2020-07-10T09:00", price=0.12, volume=4_000_000, deviation=0.0009),
+    _swap("SOL", 3, 1, 0, "2020-09-14T07:00", price=95, volume=9_000, deviation=0.0010),
+    # Young: a few days old on 2024-06-01.
+    _swap("IO", 3, 1, 0, "2024-05-28T14:30", price=4.1, volume=30_000, deviation=0.0016),
+    # Delisted.
+    _swap("SRM", 4, 0, 0, "2020-09-07T07:00", "2022-11-28T09:00", price=2.5, volume=20_000, deviation=0.0010),
 )
