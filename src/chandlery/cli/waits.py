@@ -15,31 +15,41 @@ PAUSE, STORE_PAUSE = 3.0, 10.0
 
 
 class _Talk(logging.Handler):
-    """Log lines as notes and warnings."""
+    """Log lines told to `out`; of those that differ by their numbers only, one in `pause` seconds."""
+
+    def __init__(self, out: Output, level: int, pause: float) -> None:
+        super().__init__(level)
+        self.out = out
+        self._pause = pause
+        self._said: dict[str, float] = {}
+
+    def _just_said(self, text: str) -> bool:
+        # Many requests wait at the same time, for the same reason.
+        kind, now = re.sub(r"\d+", "", text), time.monotonic()
+        if now - self._said.get(kind, -self._pause) < self._pause:
+            return True
+        self._said[kind] = now
+        return False
+
+
+class _SourceTalk(_Talk):
+    """Log lines of sources as notes and warnings."""
 
     def __init__(self, out: Output) -> None:
-        super().__init__(logging.INFO)
-        self.out = out
-        self._said: dict[str, float] = {}
+        super().__init__(out, logging.INFO, PAUSE)
 
     def emit(self, record: logging.LogRecord) -> None:
         text = record.getMessage()
         if record.levelno >= logging.WARNING:
             self.out.warn(text)
-            return
-        # Many requests wait at the same time, for the same reason.
-        kind, now = re.sub(r"\d+", "", text), time.monotonic()
-        if now - self._said.get(kind, -PAUSE) < PAUSE:
-            return
-        self._said[kind] = now
-        if self.out.stderr_is_terminal or self.out.verbose:
+        elif not self._just_said(text) and (self.out.stderr_is_terminal or self.out.verbose):
             self.out.note(text)
 
 
 @contextlib.contextmanager
 def telling_waits(out: Output) -> Iterator[None]:
     """While the block runs, warnings of sources are told, and on a terminal or with -v their longer waits too."""
-    log, talk = logging.getLogger("chandlery.sources"), _Talk(out)
+    log, talk = logging.getLogger("chandlery.sources"), _SourceTalk(out)
     before = log.level
     log.addHandler(talk)
     log.setLevel(logging.INFO)
@@ -50,19 +60,15 @@ def telling_waits(out: Output) -> Iterator[None]:
         log.setLevel(before)
 
 
-class _StoreTalk(logging.Handler):
-    """Warnings of stores, such as a server that is waited for. Many requests wait for the same."""
+class _StoreTalk(_Talk):
+    """Warnings of stores, such as a server that is waited for."""
 
     def __init__(self, out: Output) -> None:
-        super().__init__(logging.WARNING)
-        self.out = out
-        self._said: dict[str, float] = {}
+        super().__init__(out, logging.WARNING, STORE_PAUSE)
 
     def emit(self, record: logging.LogRecord) -> None:
         text = record.getMessage()
-        kind, now = re.sub(r"\d+", "", text), time.monotonic()
-        if now - self._said.get(kind, -STORE_PAUSE) >= STORE_PAUSE:
-            self._said[kind] = now
+        if not self._just_said(text):
             self.out.warn(text)
 
 

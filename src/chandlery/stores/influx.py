@@ -47,7 +47,7 @@ from chandlery.stores.influx_send import Sender
 from chandlery.stores.influx_tally import Tally, outside, put, short
 from chandlery.stores.influx_write import Commit
 from chandlery.stores.locks import take
-from chandlery.stores.rules import columns_of, hull, no_such_series, without_answers
+from chandlery.stores.rules import columns_of, hull, no_such_series, quarantined, without_answers
 from chandlery.timerange import RangeSet, TimeRange
 
 if TYPE_CHECKING:
@@ -341,11 +341,7 @@ class InfluxStore(Store):
     def quarantine(self, series: SeriesId) -> list[Quarantined]:
         """Refused rows, oldest first."""
         books = self._kept(series)
-        waiting = set(books.ledger.quarantined)
-        return [
-            Quarantined(series, row, at, source, resolved=row.open is not None and row.open not in waiting)
-            for row, at, source in books.refused
-        ]
+        return quarantined(series, books.ledger, books.refused)
 
     def check(self, series: SeriesId) -> list[Problem]:
         """Count the rows of each range against what was written, and look for candles that are not whole."""

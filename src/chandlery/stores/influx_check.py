@@ -23,6 +23,7 @@ from chandlery.errors import DatabaseError, NoSuchStore, StoreUnreadable
 from chandlery.stores.influx_admin import Bucket, said_length
 from chandlery.stores.influx_ql import InfluxQl
 from chandlery.stores.influx_query import flux_string
+from chandlery.timeframe import HOUR
 from chandlery.when import iso
 
 if TYPE_CHECKING:
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
 CANARY = "chandlery_check"
 _CANDLES = '"ohlcv", "ohlcv_mark", "ohlcv_index"'
 _FIELDS = frozenset({"open", "high", "low", "close", "volume"})
-_HOUR = 3_600_000
 _SETUP = "`chandlery influx setup` makes one"
 
 
@@ -277,7 +277,7 @@ def _retention(bucket: Bucket, since: int | None, now: int) -> Finding:
     if bucket.retention == 0:
         return Finding("retention", ok=True, message="points stay for ever")
     first = now - bucket.retention * 1000
-    whole = iso(-(-first // _HOUR) * _HOUR)
+    whole = iso(-(-first // HOUR) * HOUR)
     length = said_length(bucket.retention)
     if since is not None and since < first:
         return Finding(

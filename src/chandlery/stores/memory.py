@@ -35,6 +35,7 @@ from chandlery.stores.rules import (
     hull,
     journal_kind,
     no_such_series,
+    quarantined,
     without_answers,
 )
 from chandlery.timerange import RangeSet, TimeRange
@@ -252,11 +253,7 @@ class MemoryStore(Store):
     def quarantine(self, series: SeriesId) -> list[Quarantined]:
         """Refused rows, oldest first."""
         kept = self._get(series)
-        waiting = set(kept.ledger.quarantined)
-        return [
-            Quarantined(series, row, at, source, resolved=row.open is not None and row.open not in waiting)
-            for row, at, source in kept.quarantine
-        ]
+        return quarantined(series, kept.ledger, kept.quarantine)
 
     def check(self, series: SeriesId) -> list[Problem]:
         """Nothing can rot here."""

@@ -7,7 +7,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
-from chandlery.candle import COLUMNS, SCHEMA, CandlePage, SeriesId
+from chandlery.candle import COLUMNS, SCHEMA, CandlePage, Rejected, SeriesId
 from chandlery.errors import NoSuchSeries
 from chandlery.ledger import (
     CONFIRMED_AFTER,
@@ -20,7 +20,7 @@ from chandlery.ledger import (
     regions,
     settled_until,
 )
-from chandlery.stores.base import Ask, NoFact
+from chandlery.stores.base import Ask, NoFact, Quarantined
 from chandlery.timerange import RangeSet, TimeRange
 
 if TYPE_CHECKING:
@@ -235,6 +235,17 @@ def within(times: NDArray[np.int64], ranges: Iterable[TimeRange]) -> int:
     return sum(
         int(np.searchsorted(times, part.until) - np.searchsorted(times, part.since)) for part in ranges
     )
+
+
+def quarantined(
+    series: SeriesId, ledger: Ledger, refused: Iterable[tuple[Rejected, int, str]]
+) -> list[Quarantined]:
+    """Refused rows, each with when and by which source; one whose slot the ledger no longer marks is resolved."""
+    waiting = set(ledger.quarantined)
+    return [
+        Quarantined(series, row, at, source, resolved=row.open is not None and row.open not in waiting)
+        for row, at, source in refused
+    ]
 
 
 def no_such_series(series: SeriesId, url: str) -> NoSuchSeries:
