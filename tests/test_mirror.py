@@ -17,7 +17,6 @@ import pytest
 
 import chandlery.mirror as mirror_module
 from chandlery.candle import Rejected, SeriesId
-from chandlery.compare import compare_series, whole_spans
 from chandlery.errors import DatabaseError, DataPipelineError, SeriesLocked, UsageError
 from chandlery.followers import Followers, check_mirrors
 from chandlery.ledger import Fact, State
@@ -39,6 +38,8 @@ from chandlery.testing.store_scenes import (
 )
 from chandlery.timeframe import HOUR
 
+from .mirroring import assert_equal, caught_up
+
 
 @pytest.fixture
 def primary(tmp_path: Path) -> Iterator[Store]:
@@ -52,33 +53,6 @@ def target(tmp_path: Path) -> Iterator[Store]:
     """Another one."""
     with open_store(tmp_path / "mirror") as store:
         yield store
-
-
-def caught_up(primary: Store, target: Store | str) -> int:
-    """Follow to the end and verify; returns how many journal entries were delivered."""
-    mirror = Mirror(primary, target)
-    try:
-        delivered = mirror.follow()
-        mirror.verify()
-        assert mirror.behind() == 0
-        return delivered
-    finally:
-        mirror.close()
-
-
-def assert_equal(primary: Store, target: Store, about: str = "") -> None:
-    """Same series, candles, counts and answers; `diff` finds nothing."""
-    counts = [
-        [(s.series, s.first, s.last, s.candles, s.absent, s.missing) for s in store.series()]
-        for store in (primary, target)
-    ]
-    assert counts[0] == counts[1], about
-    for series, span in whole_spans(primary, target).items():
-        found = compare_series(primary, target, series, [span])
-        assert found.equal, (about, found)
-        mine, theirs = primary.ledger(series), target.ledger(series)
-        assert (mine.asked, mine.answered_ranges) == (theirs.asked, theirs.answered_ranges), about
-        assert bits(primary.candles(series)) == bits(target.candles(series)), about
 
 
 def test_whatever_happens_to_the_store_arrives(primary: Store, target: Store) -> None:

@@ -14,11 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.mirroring import assert_equal, caught_up
 
-from chandlery.compare import compare_series, whole_spans
 from chandlery.exchange import ExchangeSettings, LocalExchange
 from chandlery.ledger import Fact, State
-from chandlery.mirror import Mirror
 from chandlery.stores import open_store
 from chandlery.stores.base import SeriesFact, Store
 from chandlery.testing.store_scenes import (
@@ -26,7 +25,6 @@ from chandlery.testing.store_scenes import (
     SERIES,
     START,
     ask,
-    bits,
     hours,
     page,
     random_entry,
@@ -51,31 +49,6 @@ def target(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
         monkeypatch.setenv(name, value)
     with open_store("influxdb") as store:
         yield store
-
-
-def caught_up(primary: Store, target: Store) -> int:
-    """Follow to the end and verify; returns how many journal entries were delivered."""
-    mirror = Mirror(primary, target)
-    try:
-        delivered = mirror.follow()
-        mirror.verify()
-        return delivered
-    finally:
-        mirror.close()
-
-
-def assert_equal(primary: Store, target: Store, about: str = "") -> None:
-    """Same series, candles, counts and answers; `diff` finds nothing."""
-    counts = [
-        [(s.series, s.first, s.last, s.candles, s.absent, s.missing) for s in store.series()]
-        for store in (primary, target)
-    ]
-    assert counts[0] == counts[1], about
-    for series, span in whole_spans(primary, target).items():
-        assert compare_series(primary, target, series, [span]).equal, about
-        mine, theirs = primary.ledger(series), target.ledger(series)
-        assert (mine.asked, mine.answered_ranges) == (theirs.asked, theirs.answered_ranges), about
-        assert bits(primary.candles(series)) == bits(target.candles(series)), about
 
 
 def test_whatever_happens_to_the_store_arrives(primary: Store, target: Store) -> None:

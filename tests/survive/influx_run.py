@@ -9,12 +9,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pytest
+from tests.influx.commands import Done
 from tests.influx.influx_server import InfluxServer
 from typer.testing import CliRunner
 
@@ -28,20 +28,6 @@ from chandlery.when import parse_when
 
 #: The moment at which an exchange's clock stands still. All candles of the tests are settled then.
 CLOCK = "2024-06-01T00:00Z,0"
-
-
-@dataclass(frozen=True)
-class Done:
-    """What a command left: its exit code, stdout and stderr."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        """The document on stdout."""
-        return json.loads(self.out)
 
 
 class Run:

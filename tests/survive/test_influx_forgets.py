@@ -7,36 +7,20 @@ from __future__ import annotations
 
 import random
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from tests.influx.fixtures import StartInfluxd
-from tests.influx.influx_server import InfluxServer
 
 from chandlery.candle import SeriesId
 from chandlery.exchange import LocalExchange
 
-from .influx_run import Run, check_whole, delete, fetch_words, plant, running, still_exchange
+from .influx_run import Run, check_whole, delete, fetch_words, plant, running
 
 SERIES = SeriesId("binance", "BTC/USDT", "15m")
 SPAN = "2023-06-01/2023-12-01"
 WORDS = fetch_words([SERIES.symbol], SERIES.timeframe, SPAN)
 SLOTS = 183 * 96
-
-
-@pytest.fixture(scope="module")
-def exchange() -> Iterator[LocalExchange]:
-    """An exchange that waits for nobody."""
-    with still_exchange() as running_exchange:
-        yield running_exchange
-
-
-@pytest.fixture
-def run(exchange: LocalExchange, influxd: InfluxServer, tmp_path: Path) -> Iterator[Run]:
-    """Commands into a bucket of their own."""
-    with running(exchange, influxd, tmp_path) as made:
-        yield made
 
 
 def check_noticed_and_healed(run: Run, lost: int) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import random
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import polars as pl
@@ -28,20 +28,12 @@ from .influx_run import (
     fetch_words,
     plant,
     running,
-    still_exchange,
     truth_of,
 )
 
 SERVER_KILLS = 20
 KILLS_EACH = 10
 SYMBOLS = ("BTC/USDT", "ETH/USDT", "SOL/USDT", "XRP/USDT")
-
-
-@pytest.fixture(scope="module")
-def exchange() -> Iterator[LocalExchange]:
-    """An exchange that waits for nobody."""
-    with still_exchange() as running_exchange:
-        yield running_exchange
 
 
 @pytest.mark.slow

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,20 +12,13 @@ from tests.influx.fixtures import StartInfluxd
 
 from chandlery.exchange import LocalExchange
 
-from .influx_run import Run, running, still_exchange
+from .influx_run import Run, running
 
 SYMBOLS = ("BTC/USDT", "ETH/USDT", "SOL/USDT")
 SPAN = ("--since", "2024-01-01", "--until", "2024-02-10")
 WORDS = ["fetch", *SYMBOLS, "-t", "1m", *SPAN]
 SERVER_KILLS = 20
 MIB = 1024  # ru_maxrss is in KiB
-
-
-@pytest.fixture(scope="module")
-def exchange() -> Iterator[LocalExchange]:
-    """An exchange that waits for nobody."""
-    with still_exchange() as running_exchange:
-        yield running_exchange
 
 
 def peak(run: Run, *words: object) -> tuple[int, str, int]:

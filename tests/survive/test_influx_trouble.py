@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import subprocess
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -28,25 +27,10 @@ from .influx_run import (
     plant,
     points_of,
     running,
-    still_exchange,
 )
 
 SERIES = SeriesId("binance", "BTC/USDT", "1m")
 SPAN = "2024-02-01/2024-03-01"
-
-
-@pytest.fixture(scope="module")
-def exchange() -> Iterator[LocalExchange]:
-    """An exchange that waits for nobody."""
-    with still_exchange() as running_exchange:
-        yield running_exchange
-
-
-@pytest.fixture
-def run(exchange: LocalExchange, influxd: InfluxServer, tmp_path: Path) -> Iterator[Run]:
-    """Commands into a bucket of their own."""
-    with running(exchange, influxd, tmp_path) as made:
-        yield made
 
 
 def words() -> list[str]:
