@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from http.client import HTTPConnection
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 
+import ccxt.async_support as ccxt
 import pytest
 
 from chandlery.exchange import ExchangeSettings, Faults, LocalExchange
@@ -87,3 +90,63 @@ def ask(exchange: LocalExchange) -> Callable[..., Answer]:
 def http() -> Callable[..., Answer]:
     """The bare client: `http(url, path, query, method=, body=)`."""
     return request
+
+
+PLAYED = ("binance", "binanceusdm", "bybit", "okx")
+
+
+def moved(urls: Any, url: str) -> Any:
+    """A ccxt class's addresses with another scheme and host."""
+    if isinstance(urls, dict):
+        return {name: moved(value, url) for name, value in urls.items()}
+    return re.sub(r"^https?://[^/]+", url, urls) if isinstance(urls, str) else urls
+
+
+class Several:
+    """A local exchange that plays all shapes, and the real ccxt classes that talk to it."""
+
+    def __init__(self, exchange: LocalExchange, clock: VirtualClock) -> None:
+        self.exchange = exchange
+        self.clock = clock
+
+    def talk(self, name: str, use: Callable[[Any], Awaitable[Any]], **options: Any) -> Any:
+        """Run `use` with a ccxt client of that exchange, whose clock is the exchange's."""
+
+        async def run() -> Any:
+            client = getattr(ccxt, name)({"enableRateLimit": False, **options})
+            client.urls["api"] = moved(client.urls["api"], self.exchange.url_of(name))
+            client.milliseconds = self.exchange.now_ms
+            try:
+                return await use(client)
+            finally:
+                await client.close()
+
+        return asyncio.run(run())
+
+    def truth(self, name: str, symbol: str, timeframe: str, since: int, until: int) -> list[list[float]]:
+        """The closed candles of [since, until) in ccxt's rows."""
+        frame = self.exchange.truth(symbol, timeframe, since, until, exchange=name)
+        times = frame["time"].to_physical().to_list()
+        values = [frame[column].to_list() for column in frame.columns[1:]]
+        return [list(row) for row in zip(times, *values, strict=True)]
+
+    def get(self, name: str, path: str, **query: Any) -> Answer:
+        """A bare request to one of the exchanges."""
+        return request(self.exchange.url, f"/{name}{path}", query)
+
+
+@pytest.fixture(scope="module")
+def all_running() -> Iterator[Several]:
+    """One server that plays every exchange, for all tests of a file."""
+    clock = VirtualClock(NOW)
+    with LocalExchange(ExchangeSettings(exchange=PLAYED, weight_limit=0), clock=clock) as exchange:
+        yield Several(exchange, clock)
+
+
+@pytest.fixture
+def several(all_running: Several) -> Several:
+    """Every exchange at 2024-06-01T00:00:30Z, without faults, limits or a past."""
+    all_running.clock.now = NOW
+    all_running.exchange.faults = Faults()
+    all_running.exchange.forget_requests()
+    return all_running

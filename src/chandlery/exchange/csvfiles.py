@@ -92,7 +92,7 @@ class CsvMarket:
     def base(self, listing: Listing, timeframe: Timeframe) -> Timeframe | None:
         """The timeframe itself if there is a file of it, else the shortest one that fills it without a remainder."""
         given = self._series[listing.id]
-        if timeframe.text in given:
+        if timeframe.text in given and timeframe == self._timeframes[timeframe.text]:
             return timeframe
         shortest = min((self._timeframes[text] for text in given), key=lambda tf: tf.nominal_ms)
         length = shortest.fixed_ms
@@ -100,7 +100,8 @@ class CsvMarket:
         if length is None or shortest.nominal_ms >= timeframe.nominal_ms:
             return None
         whole = timeframe.fixed_ms if timeframe.unit not in {"w", "M"} else DAY
-        return shortest if whole is not None and whole % length == 0 else None
+        begins_together = (timeframe.anchor - shortest.anchor) % length == 0
+        return shortest if whole is not None and whole % length == 0 and begins_together else None
 
     def span(self, listing: Listing, base: Timeframe) -> TimeRange:
         """From the file's first open time to the end of its last candle."""

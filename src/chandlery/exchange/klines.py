@@ -29,7 +29,7 @@ _MINUTES_PER_BLOCK = 1 << 18  # bounds the work that one block of long candles c
 _LARGEST_BLOCK, _SMALLEST_BLOCK = 2048, 16  # candles
 
 
-Key = tuple[str, str, int, RowLayout]
+Key = tuple[str, Timeframe, int, RowLayout]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,7 @@ class KlineBook:
         self._omit_empty = omit_empty
         self._used = 0
         self._blocks: OrderedDict[Key, _Block] = OrderedDict()
-        self._settled_parts: dict[tuple[str, str, int], Candles] = {}
+        self._settled_parts: dict[tuple[str, Timeframe, int], Candles] = {}
         self._open_rows: dict[Key, bytes] = {}
 
     def rows(
@@ -140,7 +140,7 @@ class KlineBook:
 
     def _settled(self, listing: Listing, base: Timeframe, timeframe: Timeframe, step: int) -> Candles:
         """What is over of the candle in progress, as one candle or none; made once per step of the clock."""
-        key = (listing.id, timeframe.text, step)
+        key = (listing.id, timeframe, step)
         found = self._settled_parts.get(key)
         if found is None:
             found = aggregate(self._market.candles(listing, base, timeframe.floor(step), step), timeframe)
@@ -150,7 +150,7 @@ class KlineBook:
     def _open_row(
         self, listing: Listing, timeframe: Timeframe, layout: RowLayout, opened: int, now: int
     ) -> bytes:
-        key = (listing.id, timeframe.text, now, layout)
+        key = (listing.id, timeframe, now, layout)
         row = self._open_rows.get(key)
         if row is None:
             candle = self.under_way(listing, timeframe, now)
@@ -209,7 +209,7 @@ class KlineBook:
     def _block(
         self, listing: Listing, timeframe: Timeframe, layout: RowLayout, base: Timeframe, number: int
     ) -> _Block:
-        key = (listing.id, timeframe.text, number, layout)
+        key = (listing.id, timeframe, number, layout)
         block = self._blocks.get(key)
         if block is not None:
             self._blocks.move_to_end(key)

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 SHAPES: Mapping[str, str] = {
     "binance": "BinanceSpot",
     "binanceusdm": "BinanceUsdm",
+    "bybit": "Bybit",
+    "okx": "Okx",
 }
 
 

@@ -1,0 +1,232 @@
+"""What every shape of exchange must do, asked by the real ccxt class of each over HTTP."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import ccxt.async_support as ccxt
+import pytest
+
+from chandlery.exchange import ExchangeSettings, Fault, Faults, LocalExchange
+from chandlery.exchange.outages import outages
+from chandlery.exchange.shapes import SHAPES, shape_of
+
+MINUTE, HOUR, DAY = 60_000, 3_600_000, 86_400_000
+MIDNIGHT = 1_717_200_000_000  # 2024-06-01
+ROWS = {"binance": 1000, "binanceusdm": 1000, "bybit": 1000, "okx": 100}
+PATHS = {
+    "binance": "/api/v3/klines",
+    "binanceusdm": "/fapi/v1/klines",
+    "bybit": "/v5/market/kline",
+    "okx": "/api/v5/market/candles",
+}
+QUERIES: dict[str, dict[str, Any]] = {
+    "binance": {"symbol": "BTCUSDT", "interval": "1m", "startTime": MIDNIGHT - 20 * MINUTE, "limit": 10},
+    "binanceusdm": {"symbol": "BTCUSDT", "interval": "1m", "startTime": MIDNIGHT - 20 * MINUTE, "limit": 10},
+    "bybit": {
+        "category": "linear",
+        "symbol": "BTCUSDT",
+        "interval": "1",
+        "start": MIDNIGHT - 20 * MINUTE,
+        "limit": 10,
+    },
+    "okx": {
+        "instId": "BTC-USDT-SWAP",
+        "bar": "1m",
+        "before": MIDNIGHT - 20 * MINUTE - 1,
+        "after": MIDNIGHT - 10 * MINUTE,
+        "limit": 10,
+    },
+}
+EVERY = pytest.mark.parametrize("name", list(SHAPES))
+
+
+def _symbols(name: str) -> list[str]:
+    symbols = [listing.symbol for listing in shape_of(name).pairs]
+    return [s for s in ("BTC/USDT", "BTC/USDT:USDT") if s in symbols]
+
+
+def _rows(name: str, body: Any) -> list[Any]:
+    for step in {"bybit": ("result", "list"), "okx": ("data",)}.get(name, ()):
+        body = body[step]
+    return list(body)
+
+
+def test_every_shape_is_tried() -> None:
+    """No exchange that can be played is left out of this file."""
+    assert set(SHAPES) == set(ROWS) == set(PATHS) == set(QUERIES)
+
+
+@EVERY
+def test_markets_load(several: Any, name: str) -> None:
+    """load_markets of the real class gives every pair that is listed, with its precisions and kind."""
+    markets = several.talk(name, lambda client: client.load_markets())
+
+    listed = {pair.symbol: pair for pair in shape_of(name).pairs}
+    traded = {symbol for symbol, pair in listed.items() if pair.delisted is None}
+    assert traded <= set(markets) <= set(listed)
+    assert {symbol for symbol, market in markets.items() if market["active"]} == traded
+    for symbol in traded:
+        market, pair = markets[symbol], listed[symbol]
+        assert market["precision"]["price"] == pytest.approx(10**-pair.price_decimals)
+        assert market["swap"] == (pair.settle is not None)
+        assert market["linear"] is (True if pair.settle else None)
+
+
+@EVERY
+def test_time(several: Any, name: str) -> None:
+    """fetch_time is the exchange's clock."""
+    assert several.talk(name, lambda client: client.fetch_time()) == several.clock.now
+
+
+@EVERY
+@pytest.mark.parametrize("timeframe", ["1m", "1h", "6h", "1w", "1M"])
+def test_candles_are_the_truth(several: Any, name: str, timeframe: str) -> None:
+    """Pages from a `since` on a candle, inside one and before the listing are the truth of exactly that stretch."""
+    frame = shape_of(name).timeframes()[timeframe]
+    rows = ROWS[name]
+
+    async def walk(client: Any) -> None:
+        for symbol in _symbols(name):
+            opened = frame.floor(MIDNIGHT - min(3000 * frame.nominal_ms, 400 * DAY))
+            whole = several.truth(name, symbol, timeframe, opened, several.clock.now)
+            for since in (opened, opened + 1, frame.next(opened) - 1, frame.add(frame.floor(MIDNIGHT), -7)):
+                page = await client.fetch_ohlcv(symbol, timeframe, since=since, limit=rows)
+                until = since + rows * frame.nominal_ms
+                truth = [row for row in whole if row[0] >= since][:rows]
+                if timeframe != "1M":
+                    truth = [row for row in truth if row[0] < until]
+                closed = [row for row in page if frame.next(row[0]) <= several.clock.now]
+                assert closed == truth[: len(closed)]
+                # A window of time may end before the rows of a page do, but no earlier.
+                assert len(closed) >= min(len(truth), frame.count(since, until) - 1)
+                assert closed
+
+    several.talk(name, walk)
+
+
+@EVERY
+def test_walk_over_page_edges(several: Any, name: str) -> None:
+    """Page after page, each from where the last one ended, over an outage and up to now: every candle once."""
+    outage = outages(MIDNIGHT - 100 * DAY, MIDNIGHT)[-1]
+    several.clock.now = outage.until + 700 * MINUTE + 30_000
+    since = outage.since - 1500 * MINUTE
+    symbol = _symbols(name)[-1]
+
+    async def walk(client: Any) -> list[list[float]]:
+        found: list[list[float]] = []
+        begin = since
+        while begin < several.clock.now:
+            page = await client.fetch_ohlcv(symbol, "1m", since=begin, limit=ROWS[name])
+            found += page
+            begin = page[-1][0] + MINUTE if page else begin + ROWS[name] * MINUTE
+        return found
+
+    found = several.talk(name, walk)
+
+    truth = several.truth(name, symbol, "1m", since, several.clock.now)
+    assert found[:-1] == truth
+    assert found[-1][0] == several.clock.now - 30_000
+
+
+@EVERY
+def test_latest_candles(several: Any, name: str) -> None:
+    """Without since the last candles come, the one in progress at their end."""
+    symbol = _symbols(name)[0]
+
+    rows = several.talk(name, lambda client: client.fetch_ohlcv(symbol, "1m", limit=5))
+
+    assert rows[:-1] == several.truth(name, symbol, "1m", MIDNIGHT - 4 * MINUTE, MIDNIGHT)
+    assert rows[-1][0] == MIDNIGHT
+
+
+@EVERY
+def test_unknown_symbol(several: Any, name: str) -> None:
+    """A symbol that is gone since the markets were loaded is BadSymbol in the real class."""
+    gone = several.truth(name, _symbols(name)[0], "1m", 0, 1)
+    assert gone == []
+
+    async def ask(client: Any) -> None:
+        await client.load_markets()
+        market = client.markets[_symbols(name)[0]]
+        market["id"] = "NOPE-USDT" if name == "okx" else "NOPEUSDT"
+        await client.fetch_ohlcv(market["symbol"], "1m")
+
+    with pytest.raises(ccxt.BadSymbol):
+        several.talk(name, ask)
+
+
+@EVERY
+def test_documented_limits(name: str, http: Any) -> None:
+    """Without a limit of one's own the documented one holds: what it allows passes, the next request is refused."""
+
+    class Clock:
+        now = MIDNIGHT + 500
+
+        def now_ms(self) -> int:
+            return self.now
+
+    clock = Clock()
+    # Requests of a page of 10, and milliseconds until asking is allowed again.
+    allowed, wait = {
+        "binance": (3000, 59_500),
+        "binanceusdm": (2400, 59_500),
+        "bybit": (600, 600_000),
+        "okx": (40, 2_000),
+    }[name]
+    with LocalExchange(ExchangeSettings(exchange=name), clock=clock) as exchange:
+        shape = exchange._shapes[name]
+        endpoint = shape.endpoints[PATHS[name]]
+        query = {key: str(value) for key, value in QUERIES[name].items()}
+        weight = endpoint.weight if isinstance(endpoint.weight, int) else endpoint.weight(query)
+        spent = [shape.limits.spend(weight, endpoint.group).status for _ in range(allowed - 1)]
+        assert set(spent) == {200}
+        first = http(exchange.url, PATHS[name], query)
+        refused = http(exchange.url, PATHS[name], query)
+        clock.now += wait - 1
+        still = http(exchange.url, PATHS[name], query)
+        clock.now += 1
+        again = http(exchange.url, PATHS[name], query)
+
+    assert len(_rows(name, first.json)) == 10
+    assert refused.status == still.status == (403 if name == "bybit" else 429)
+    assert _rows(name, again.json) == _rows(name, first.json)
+
+
+@EVERY
+@pytest.mark.parametrize("kind", ["null_price", "duplicate_rows", "conflicting_rows", "shuffled_rows",
+                                  "misaligned_rows", "since_ignored", "in_progress"])  # fmt: skip
+def test_row_faults(several: Any, name: str, kind: str) -> None:
+    """A fault aimed at the unified symbol and timeframe strikes the rows inside this exchange's answer, and nothing else."""
+    good = several.get(name, PATHS[name], **QUERIES[name]).json
+    symbol = "BTC/USDT" if name == "binance" else "BTC/USDT:USDT"
+    rule = Fault(kind, symbol=symbol, interval="1m", exchange=name, since=MIDNIGHT - 20 * MINUTE)
+    several.exchange.faults = Faults((rule,), seed=3)
+
+    bad = several.get(name, PATHS[name], **QUERIES[name]).json
+
+    assert several.exchange.requests[-1].fault == kind
+    was, now = _rows(name, good), _rows(name, bad)
+    assert was != now
+    differ = [row for row in now if row not in was]
+    assert {
+        "null_price": len(differ) == 1 and None in differ[0],
+        "duplicate_rows": len(now) == 11 and not differ,
+        "conflicting_rows": len(now) == 11 and len(differ) == 1,
+        "shuffled_rows": sorted(now) == sorted(was),
+        "misaligned_rows": all(int(row[0]) % MINUTE for row in differ) and len(differ) >= 1,
+        "since_ignored": len(differ) == len(now),
+        "in_progress": len(differ) == 1 and float(differ[0][5]) * 2 == float(max(was)[5]),
+    }[kind]
+
+
+@EVERY
+def test_rate_limit_fault(several: Any, name: str) -> None:
+    """A scripted 429 is what the real class knows as too many requests, whatever status the exchange sends it with."""
+    several.exchange.faults = Faults((Fault("429", path=PATHS[name]),))
+
+    async def ask(client: Any) -> None:
+        await client.fetch_ohlcv(_symbols(name)[0], "1m", limit=5)
+
+    with pytest.raises((ccxt.RateLimitExceeded, ccxt.DDoSProtection)):
+        several.talk(name, ask)
