@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import ccxt.async_support as ccxt
 import pytest
+from tests.exchange.conftest import moved
 
 from chandlery.exchange import LocalExchange
 
 HOUR = 3_600_000
-
-
-def _moved(urls: Any, url: str) -> Any:
-    if isinstance(urls, dict):
-        return {name: _moved(value, url) for name, value in urls.items()}
-    return re.sub(r"^https?://[^/]+", url, urls) if isinstance(urls, str) else urls
 
 
 def with_ccxt(url: str, use: Callable[[Any], Awaitable[Any]], **options: Any) -> Any:
@@ -26,7 +20,7 @@ def with_ccxt(url: str, use: Callable[[Any], Awaitable[Any]], **options: Any) ->
 
     async def run() -> Any:
         client = ccxt.binance({"enableRateLimit": False, **options})
-        client.urls["api"] = _moved(client.urls["api"], url)
+        client.urls["api"] = moved(client.urls["api"], url)
         try:
             return await use(client)
         finally:

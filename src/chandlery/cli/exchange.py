@@ -16,6 +16,7 @@ def register(app: typer.Typer) -> None:
     app.command(
         epilog=opt.example(
             "chandlery exchange --port 8088 --clock 2024-06-01T00:01Z",
+            "chandlery exchange --port 8088 --exchange okx --exchange bybit",
             "chandlery exchange --port 8088 --csv ./candles-csv --fault 429:0.02,retry_after=3 --fault html:0.05",
             "chandlery fetch BTC/USDT --exchange-url http://127.0.0.1:8088",
         )
@@ -48,7 +49,9 @@ def exchange(
     symbol: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="SYMBOL", help="Only this pair of the generated market; repeatable.", show_default=False
+            metavar="SYMBOL",
+            help="Only this pair of the generated market, such as BTC/USDT or BTC/USDT:USDT; repeatable.",
+            show_default=False,
         ),
     ] = None,
     seed: Annotated[int, typer.Option(metavar="N", help="Seed of the generated market.")] = 1,

@@ -62,7 +62,7 @@ class BinanceApi(Shape):
 
     def name(self, listing: Listing) -> str:
         """BTCUSDT."""
-        return listing.base + listing.quote
+        return listing.id.partition(":")[0]
 
     def headers(self, verdict: Verdict) -> dict[str, str]:
         """The weight used in this minute."""

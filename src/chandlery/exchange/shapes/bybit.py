@@ -64,7 +64,7 @@ class Bybit(Shape):
 
     def name(self, listing: Listing) -> str:
         """BTCUSDT, of spot and swap alike: the category tells them apart."""
-        return listing.base + listing.quote
+        return listing.id.partition(":")[0]
 
     def find(self, name: str, query: Query) -> Listing | None:
         """The pair of that name in the query's category, linear by default."""
