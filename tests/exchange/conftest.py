@@ -15,6 +15,7 @@ import ccxt.async_support as ccxt
 import pytest
 
 from chandlery.exchange import ExchangeSettings, Faults, LocalExchange
+from chandlery.exchange.shapes import SHAPES
 
 NOW = 1_717_200_030_000  # 2024-06-01T00:00:30Z
 
@@ -92,9 +93,6 @@ def http() -> Callable[..., Answer]:
     return request
 
 
-PLAYED = ("binance", "binanceusdm", "bybit", "okx")
-
-
 def moved(urls: Any, url: str) -> Any:
     """A ccxt class's addresses with another scheme and host."""
     if isinstance(urls, dict):
@@ -139,7 +137,7 @@ class Several:
 def all_running() -> Iterator[Several]:
     """One server that plays every exchange, for all tests of a file."""
     clock = VirtualClock(NOW)
-    with LocalExchange(ExchangeSettings(exchange=PLAYED, weight_limit=0), clock=clock) as exchange:
+    with LocalExchange(ExchangeSettings(exchange=tuple(SHAPES), weight_limit=0), clock=clock) as exchange:
         yield Several(exchange, clock)
 
 
