@@ -1,4 +1,7 @@
-"""Binance USD-M futures: /fapi/v1, linear perpetual swaps."""
+"""Binance USD-M futures: /fapi/v1, linear perpetual swaps.
+
+Assumed: windows of time, refusals and bans are as on spot, and an ended contract stays listed as SETTLING with its history.
+"""
 
 from __future__ import annotations
 
