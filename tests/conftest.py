@@ -10,6 +10,8 @@ from types import MappingProxyType
 
 import pytest
 
+from chandlery import redact
+
 from .influx import fixtures as influx_fixtures
 
 # Settings of whoever runs the tests, which no test may see.
@@ -79,6 +81,8 @@ def clean_environment(
 ) -> None:
     """Give each test a home and a state folder of its own, and no setting from outside."""
     home = tmp_path_factory.mktemp("home")
+    # What one test keeps secret, such as the token "wrong", is a word that another may print.
+    monkeypatch.setattr(redact, "_kept", set())
     for name in os.environ:
         if name.startswith(CLEARED_PREFIXES) and name not in RUN_VARIABLES:
             monkeypatch.delenv(name)

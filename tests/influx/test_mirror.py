@@ -16,8 +16,12 @@ from typing import Any
 import pytest
 from tests.mirroring import assert_equal, caught_up
 
+import chandlery.mirror as mirror_module
+from chandlery.candle import SeriesId
+from chandlery.errors import DatabaseError, UsageError
 from chandlery.exchange import ExchangeSettings, LocalExchange
 from chandlery.ledger import Fact, State
+from chandlery.mirror import Mirror
 from chandlery.stores import open_store
 from chandlery.stores.base import SeriesFact, Store
 from chandlery.testing.store_scenes import (
@@ -30,9 +34,11 @@ from chandlery.testing.store_scenes import (
     random_entry,
     random_hours,
 )
+from chandlery.timeframe import HOUR
 
 from .fixtures import Bucket, StartInfluxd
 from .influx_server import InfluxServer
+from .proxy import Fault, FaultProxy
 
 
 @pytest.fixture
@@ -83,6 +89,77 @@ def test_random_histories_are_mirrored(primary: Store, target: Store, seed: int)
         if dice.random() < 0.4:
             caught_up(primary, target)
             assert_equal(primary, target, f"seed {seed}, step {step}")
+
+
+def test_a_bucket_is_no_primary(primary: Store, target: Store) -> None:
+    """Each host numbers a bucket's journal for itself, so a store handed in open is refused as primary too."""
+    with pytest.raises(UsageError, match="mirrors follow a store of files"):
+        Mirror(target, primary)
+
+
+@pytest.mark.parametrize("before", [0, 999 << 20])
+def test_a_mirror_that_forgets_its_mark_is_an_error(
+    primary: Store, bucket: Bucket, proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch, before: int
+) -> None:
+    """Where marks are acknowledged and not kept, following ends with an error: at no mark, or at one of another past."""
+    monkeypatch.setenv("INFLUXDB_TOKEN", bucket.token)
+    primary.write([ask(0, 20), page(0, 20)])
+    with open_store(bucket.url) as direct:
+        direct.set_mark(primary.identity, before)
+    proxy.plan(Fault(status=204, times=100, matching=lambda body: b"chandlery_marks" in body))
+    mirror = Mirror(
+        primary, f"influxdb://{proxy.url.removeprefix('http://')}/{bucket.server.org}/{bucket.name}"
+    )
+    with pytest.raises(DatabaseError, match="forgets how far it has followed"):
+        mirror.follow()
+    mirror.close()
+
+
+def test_a_colliding_tag_holds_up_no_other_series(
+    primary: Store, target: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two symbols with one tag the bucket takes one, names the other, and takes it once the first is removed."""
+    monkeypatch.setattr(mirror_module, "ENTRIES_AT_ONCE", 4)
+    first, second = (SeriesId("binance", symbol, "1h") for symbol in ("A_B/C", "A/B_C"))
+    many = [SeriesId("binance", f"G{n}/USDT", "1h") for n in range(9)]
+    primary.write([page(0, 5, series=first)])
+    caught_up(primary, target)
+    primary.write([page(0, 9, series=one) for one in (second, *many)])
+    for _ in range(2):
+        primary.write([page(9, 12, series=many[0])])
+        mirror = Mirror(primary, target)
+        mirror.follow()
+        with pytest.raises(DatabaseError, match=r"did not take one series: .*A/B_C"):
+            mirror.verify()
+        assert mirror.behind() == 1
+        mirror.close()
+        assert [s.series for s in target.series()] == [first, *many]
+    primary.remove(first)
+    caught_up(primary, target)
+    assert_equal(primary, target)
+
+
+def test_a_history_older_than_the_retention_holds_up_no_other_series(
+    primary: Store, influxd: InfluxServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is too old is named; the others arrive, and all of it once the bucket keeps candles for ever."""
+    monkeypatch.setenv("INFLUXDB_TOKEN", influxd.token)
+    name = influxd.new_bucket(retention_seconds=90 * 86400)
+    now = int(time.time() * 1000) // HOUR - START // HOUR
+    primary.write([page(0, 50), page(now - 99, now - 50, series=OTHER, at=START + now * HOUR)])
+    mirror = Mirror(primary, influxd.store_url(name))
+    mirror.follow()
+    with pytest.raises(DatabaseError, match=r"did not take one series: .*BTC/USDT"):
+        mirror.verify()
+    mirror.close()
+    with open_store(influxd.store_url(name)) as target:
+        assert [s.series for s in target.series()] == [OTHER]
+    rules = {"retentionRules": [{"type": "expire", "everySeconds": 0}]}
+    path = f"/api/v2/buckets/{influxd.bucket_id(name)}"
+    assert influxd.ask("PATCH", path, json.dumps(rules).encode()).status == 200
+    caught_up(primary, influxd.store_url(name))
+    with open_store(influxd.store_url(name)) as target:
+        assert_equal(primary, target)
 
 
 # -- real runs -----------------------------------------------------------------------------------------------------

@@ -7,7 +7,6 @@ of one series are kept apart on each host by kernel locks in the user's state fo
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -32,13 +31,13 @@ from chandlery.stores.base import (
     Written,
 )
 from chandlery.stores.influx_admin import Bucket
-from chandlery.stores.influx_books import read_all, read_books, read_journal
+from chandlery.stores.influx_books import check_apart, read_all, read_books, read_journal, without_lost
 from chandlery.stores.influx_check import preflight, raise_failure
 from chandlery.stores.influx_delete import check_deletable, delete_rows
-from chandlery.stores.influx_events import MARKS, Books, Event, Retention, reach, reset_event
+from chandlery.stores.influx_events import MARGIN, MARKS, Books, Event, Retention, reach, reset_event
 from chandlery.stores.influx_foreign import foreign_rows
 from chandlery.stores.influx_http import InfluxHttp, failed
-from chandlery.stores.influx_lines import Lines, key_of_point, tags_of, text_line
+from chandlery.stores.influx_lines import Lines, SeriesTags, key_of_point, tags_of, text_line
 from chandlery.stores.influx_long import LongCandles
 from chandlery.stores.influx_notes import Notebook, Sink
 from chandlery.stores.influx_numbers import Numbers
@@ -46,9 +45,9 @@ from chandlery.stores.influx_read import EVER, Found, Reader, named
 from chandlery.stores.influx_send import Sender
 from chandlery.stores.influx_tally import Tally, outside, put, short
 from chandlery.stores.influx_write import Commit
-from chandlery.stores.locks import take
 from chandlery.stores.rules import columns_of, hull, no_such_series, quarantined, without_answers
 from chandlery.timerange import RangeSet, TimeRange
+from chandlery.when import iso
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -77,12 +76,9 @@ class InfluxStore(Store):
         self._books: dict[SeriesId, Books] = {}  # of the series whose locks this object holds
         self._held: set[SeriesId] = set()
         self._doubted: set[SeriesId] = set()  # of which the last write failed
-        self._turns: dict[SeriesId, threading.RLock] = {}
+        self._turns: dict[SeriesTags, threading.RLock] = {}
         self._guard = threading.Lock()
         self._checked_for_writing = False
-        name = hashlib.sha256(place.url.encode()).hexdigest()[:32]
-        self._long = LongCandles(self, self._http, self._reader)
-        self._numbers = Numbers((folder or state_folder()) / "influxdb" / name, self._reader)
         try:
             found = self._http.run(preflight(self._http, write=False))
             # A field of another type somewhere keeps nobody from reading what is stored; writing asks for it again.
@@ -92,6 +88,9 @@ class InfluxStore(Store):
             self._http.close()
             raise
         self._retention = Retention(self._bucket.retention * 1000, self._bucket.shard * 1000)
+        # By the bucket's own id: a server has several addresses, and its buckets one set of locks and numbers.
+        self._numbers = Numbers((folder or state_folder()) / "influxdb" / self._bucket.id, self._reader)
+        self._long = LongCandles(self, self._http, self._reader, self._numbers)
 
     async def _described(self) -> Bucket:
         place = self.place
@@ -140,6 +139,7 @@ class InfluxStore(Store):
         named = [entry.page.series if isinstance(entry, Page) else entry.series for entry in entries]
         if not named:
             return []
+        check_apart(named)
         with self._in_turn(named):
             self._check_for_writing()
             written = self._commit(entries, named)
@@ -165,8 +165,21 @@ class InfluxStore(Store):
     async def _books_of(self, named: Sequence[SeriesId]) -> dict[SeriesId, Books]:
         found = {series: self._books[series] for series in named if series in self._books}
         asked = [series for series in dict.fromkeys(named) if series not in found]
-        read = await asyncio.gather(*(read_books(self._reader, series) for series in asked))
+        read = await asyncio.gather(*(self._read_books(series) for series in asked))
         return found | dict(zip(asked, read, strict=True))
+
+    async def _read_books(self, series: SeriesId) -> Books:
+        books = await read_books(self._reader, series, self._oldest)
+        return await without_lost(self._reader, books, self._horizon)
+
+    @property
+    def _horizon(self) -> int:
+        return self._retention.horizon(time.time_ns() // 1_000_000)
+
+    @property
+    def _oldest(self) -> int:
+        """The first open time that the bucket will still have when what is asked for now has come."""
+        return self._retention.horizon(time.time_ns() // 1_000_000 + MARGIN)
 
     def _keep(self, books: dict[SeriesId, Books]) -> None:
         """Remember the books of series that nobody else may write now."""
@@ -240,7 +253,7 @@ class InfluxStore(Store):
     def lock(self, series: SeriesId, *, wait: bool = False) -> Iterator[None]:
         """Be the one process of this host that writes the series."""
         self._http.check_open()
-        with take(self._numbers.folder(), series, wait=wait):
+        with self._numbers.locked(series, wait=wait):
             self._books.pop(series, None)  # another may have written it
             self._held.add(series)
             try:
@@ -253,19 +266,19 @@ class InfluxStore(Store):
     def _in_turn(self, named: Sequence[SeriesId]) -> Iterator[None]:
         """One thread after another for each series: a reader never sees half a commit of this object."""
         with ExitStack() as stack:
-            for series in sorted(set(named), key=str):
-                stack.enter_context(self._turn(series))
+            for tags in sorted({tags_of(series) for series in named}):
+                stack.enter_context(self._turn(tags))
             yield
 
-    def _turn(self, series: SeriesId) -> AbstractContextManager[Any]:
+    def _turn(self, tags: SeriesTags) -> AbstractContextManager[Any]:
         with self._guard:
-            return self._turns.setdefault(series, threading.RLock())
+            return self._turns.setdefault(tags, threading.RLock())
 
     # -- read side ---------------------------------------------------------------------------------------------------
 
     def series(self) -> list[SeriesSummary]:
         """All series kept; rows are counted by the server, and read where counting them cannot tell."""
-        kept, rows = self._http.run(read_all(self._reader))
+        kept, rows = self._http.run(read_all(self._reader, self._oldest))
         order = sorted(
             kept,
             key=lambda b: (
@@ -278,8 +291,13 @@ class InfluxStore(Store):
         )
         return [self._summary(books, rows.get(tags_of(books.series))) for books in order]
 
+    def _without_lost(self, books: Books, rows: int) -> Books:
+        if rows >= books.total:
+            return books
+        return self._http.run(without_lost(self._reader, books, self._horizon))
+
     def _summary(self, books: Books, found: Found | None) -> SeriesSummary:
-        counts = self._counts(books, found)
+        counts = self._counts(self._without_lost(books, 0 if found is None else found.rows), found)
         return SeriesSummary(
             series=books.series,
             first=None if found is None else found.first,
@@ -302,7 +320,7 @@ class InfluxStore(Store):
             for part in ledger.answered_ranges & ledger.asked
             if found.first in part and found.last in part
         ]
-        if spans and not ledger.quarantined:
+        if spans and not ledger.quarantined and found.rows == books.total:
             # All rows lie where one answer covers them: each takes the place of an absent slot.
             return {**empty.counts, State.ABSENT: empty.counts[State.ABSENT] - found.rows}
         opens = self._http.run(self._reader.opens(tags_of(books.series), [EVER]))
@@ -314,7 +332,7 @@ class InfluxStore(Store):
 
     def candles(self, series: SeriesId, span: TimeRange | None = None) -> pl.DataFrame:
         """Stored candles that open in `span`."""
-        with self._turn(series):
+        with self._turn(tags_of(series)):
             found = self._http.run(self._reader.candles(tags_of(series), [EVER if span is None else span]))
         if not found.height:
             self._kept(series)
@@ -323,7 +341,7 @@ class InfluxStore(Store):
 
     def opens(self, series: SeriesId, span: TimeRange | None = None) -> NDArray[np.int64]:
         """The open times of `candles`."""
-        with self._turn(series):
+        with self._turn(tags_of(series)):
             found = self._http.run(self._reader.opens(tags_of(series), [EVER if span is None else span]))
         if not len(found):
             self._kept(series)
@@ -345,19 +363,22 @@ class InfluxStore(Store):
 
     def check(self, series: SeriesId) -> list[Problem]:
         """Count the rows of each range against what was written, and look for candles that are not whole."""
-        books = self._kept(series)
+        self._kept(series)
         tags = tags_of(series)
+        books = self._http.run(read_books(self._reader, series, self._oldest))
         problems = foreign_rows(series, books.ledger.asked, self._http.run(self._reader.faulty(tags, [EVER])))
-        horizon = self._retention.horizon(time.time_ns() // 1_000_000)
+        horizon = self._horizon
         vouched = [one for one in books.tallies if one.since >= horizon]
         opens = self._http.run(self._reader.opens(tags, [EVER]))
         problems += [
+            # Without a range: the candles beside them can be read, and these are missing already (see `without_lost`).
             Problem(
                 "lost",
-                lost.range,
+                None,
                 lost.rows,
-                f"{lost.rows:,} candles of {series} that were written are not there",
-                "chandlery verify --repair fetches them anew; were they deleted, or an old backup restored?",
+                f"{lost.rows:,} candles of {series} that were written are not there any more, between "
+                f"{iso(lost.since)} and {iso(lost.until)}",
+                "chandlery fetch brings them anew; were they deleted, or an old backup restored?",
             )
             for lost in short(vouched, opens)
         ]
@@ -380,8 +401,8 @@ class InfluxStore(Store):
         self._http.check_open()
         books = self._books.get(series)
         if books is None:
-            with self._turn(series):
-                books = self._http.run(read_books(self._reader, series))
+            with self._turn(tags_of(series)):
+                books = self._http.run(self._read_books(series))
         if not books.kept:
             raise no_such_series(series, self.url)
         return books

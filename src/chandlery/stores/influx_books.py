@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,9 @@ from chandlery.ledger import Ledger
 from chandlery.stores.base import JournalEntry
 from chandlery.stores.influx_events import LEDGER, QUARANTINE, REVISIONS, Books, books_of, journal_entry
 from chandlery.stores.influx_lines import SeriesTags, tags_of
+from chandlery.stores.influx_read import EVER
+from chandlery.stores.influx_tally import recounted, short
+from chandlery.stores.rules import without_answers
 from chandlery.timerange import RangeSet, TimeRange
 
 if TYPE_CHECKING:
@@ -24,8 +27,17 @@ _KINDS = {"ohlcv": "trade", "ohlcv_mark": "mark", "ohlcv_index": "index"}
 _Name = tuple[str, str, str, str]  # exchange, symbol tag, timeframe, kind
 
 
-async def read_books(reader: Reader, series: SeriesId) -> Books:
-    """The books of one series, whether it is kept or not; rows without any are adopted.
+def check_apart(named: Iterable[SeriesId]) -> None:
+    """Raise UsageError if two of the series would have the same tags: one would overwrite the other."""
+    found: dict[SeriesTags, SeriesId] = {}
+    for series in named:
+        other = found.setdefault(tags_of(series), series)
+        if other != series:
+            raise _same_tags(other.symbol, series)
+
+
+async def read_books(reader: Reader, series: SeriesId, oldest: int) -> Books:
+    """The books of one series, whether it is kept or not; rows without any are adopted from `oldest` on.
 
     Raises UsageError where the bucket keeps another symbol under the same tag.
     """
@@ -38,25 +50,41 @@ async def read_books(reader: Reader, series: SeriesId) -> Books:
     }
     texts = await asyncio.gather(*(reader.texts(one, where) for one in (LEDGER, QUARANTINE, REVISIONS)))
     events, refusals, revisions = ([json.loads(t.text) for t in part] for part in texts)
+    removed = max((found["n"] for found in events if found["event"] == "remove"), default=0)
     for found in events:
-        if found["symbol"] != series.symbol:
-            raise UsageError(
-                f"{found['symbol']} is kept in this bucket under the tag {tags.symbol}, which {series.symbol} would share",
-                hint="keep one of them in another bucket",
-            )
+        if found["symbol"] != series.symbol and found["n"] > removed:
+            raise _same_tags(found["symbol"], series)
     books = books_of(series, events, refusals, revisions)
     if not books.kept:
         edges = await reader.edges(tags)
-        return books if edges is None else _adopted(books, edges)
+        return books if edges is None else _adopted(books, edges, oldest)
     return await _resolved(reader, books)
 
 
-async def read_all(reader: Reader) -> tuple[list[Books], dict[SeriesTags, Found]]:
+async def without_lost(reader: Reader, books: Books, horizon: int) -> Books:
+    """The books without the answers of ranges in which fewer candles are than were written there.
+
+    What is not there any more is missing, and is asked for again: nothing says that the exchange has none. `horizon` is
+    where the bucket forgets.
+    """
+    vouched = [one for one in books.tallies if one.since >= horizon]
+    total = sum(one.rows for one in vouched)
+    tags, span = tags_of(books.series), TimeRange(max(horizon, EVER.since), EVER.until)
+    if not total or (await reader.counts([(tags, span)], whole=False))[0] >= total:
+        return books
+    opens = await reader.opens(tags, [span])
+    lost = RangeSet(one.range for one in short(vouched, opens))
+    return replace(
+        books, ledger=without_answers(books.ledger, lost), tallies=recounted(books.tallies, lost, opens)
+    )
+
+
+async def read_all(reader: Reader, oldest: int) -> tuple[list[Books], dict[SeriesTags, Found]]:
     """The books of every series that is kept, and what rows there are of each by its tags."""
     texts = await asyncio.gather(*(reader.texts(one, {}) for one in (LEDGER, QUARANTINE, REVISIONS)))
     events, refusals, revisions = map(_by_name, texts)
     made = [
-        books_of(_series(name, found[0]["symbol"]), found, refusals.get(name, ()), revisions.get(name, ()))
+        books_of(_series(name, _symbol(found)), found, refusals.get(name, ()), revisions.get(name, ()))
         for name, found in events.items()
     ]
     noted = {tags_of(books.series): books.total for books in made if books.kept}
@@ -66,14 +94,15 @@ async def read_all(reader: Reader) -> tuple[list[Books], dict[SeriesTags, Found]
         series = None if tags in noted else series_of(tags)
         if series is not None:
             numbered = events.get((tags.exchange, tags.symbol, tags.timeframe, series.kind), ())
-            kept.append(_adopted(books_of(series, numbered), found))
+            kept.append(_adopted(books_of(series, numbered), found, oldest))
     return kept, rows
 
 
-async def read_journal(reader: Reader, after: int = 0) -> list[JournalEntry]:
-    """Everything that is news with a number above `after`, in the order of the numbers."""
+async def read_journal(reader: Reader, after: int = 0, writer: str | None = None) -> list[JournalEntry]:
+    """Everything that is news with a number above `after`, in the order of the numbers; of one host if it is named."""
+    where = {} if writer is None else {"writer": writer}
     entries = []
-    for name, events in _by_name(await reader.texts(LEDGER, {}, above=("seq", after))).items():
+    for name, events in _by_name(await reader.texts(LEDGER, where, above=("seq", after))).items():
         for event in events:
             entry = journal_entry(event, _series(name, event["symbol"]))
             if entry is not None:
@@ -114,13 +143,27 @@ def _series(name: _Name, symbol: str) -> SeriesId:
     return SeriesId(exchange, symbol, timeframe, kind)
 
 
-def _adopted(books: Books, found: Found) -> Books:
+def _symbol(events: Iterable[Mapping[str, Any]]) -> str:
+    """The symbol of the latest event: once a series is removed, another may have its tags."""
+    return str(max(events, key=lambda event: int(event["n"]))["symbol"])
+
+
+def _same_tags(kept: str, series: SeriesId) -> UsageError:
+    return UsageError(
+        f"{kept} is kept in this bucket under the tag {tags_of(series).symbol}, which {series.symbol} would share",
+        hint="keep one of them in another bucket",
+    )
+
+
+def _adopted(books: Books, found: Found, oldest: int) -> Books:
     """Books for rows that somebody else wrote: all from the first to the last was asked for, and nothing answered.
 
-    The rows count as stored; fetch asks once for the whole range, which finds the holes and checks what is there.
+    What the bucket is about to forget, before `oldest`, is not asked for. The rows count as stored; fetch asks once for the whole range, which finds the holes and checks what is there.
     """
     frame = books.series.frame
     hull = TimeRange(frame.floor(found.first), frame.next(frame.floor(found.last)))
+    if oldest > hull.since:
+        hull = TimeRange(min(frame.ceil(oldest), hull.until), hull.until)
     ledger = Ledger(frame, asked=RangeSet([hull]), clock=hull.until)
     return replace(books, ledger=ledger, kept=True, adopted=True)
 

@@ -26,6 +26,8 @@ MARKS = "chandlery_marks"
 STAMPS = 1_000_000
 #: The widest range that a stamp can hold (int64 nanoseconds).
 _FIRST_MS, _LAST_MS = -(9_223_372_036_854 - 1), 9_223_372_036_854 - 1
+#: What a bucket forgets within these ms is not named as what can be kept: a fetch takes time too.
+MARGIN = 900_000
 #: A raw text longer than this is kept up to here: the server takes strings of 64 KB.
 RAW_LIMIT = 30_000
 

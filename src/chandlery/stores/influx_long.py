@@ -17,17 +17,18 @@ if TYPE_CHECKING:
     from chandlery.candle import SeriesId
     from chandlery.stores.base import Store
     from chandlery.stores.influx_http import InfluxHttp
+    from chandlery.stores.influx_numbers import Numbers
     from chandlery.stores.influx_read import Reader
 
-#: The mark under which the store remembers up to which journal number long candles are made.
+#: The mark, with the name of the host's writer, up to which journal number long candles are made.
 MARK = "long candles"
 
 
 class LongCandles:
     """The buckets of long candles that belong to one store, if there are any. From any thread."""
 
-    def __init__(self, store: Store, http: InfluxHttp, reader: Reader) -> None:
-        self._store, self._http, self._reader = store, http, reader
+    def __init__(self, store: Store, http: InfluxHttp, reader: Reader, numbers: Numbers) -> None:
+        self._store, self._http, self._reader, self._numbers = store, http, reader, numbers
         self._turn = threading.Lock()
         self._targets: list[Target] | None = None
         self._wanted = False
@@ -56,8 +57,10 @@ class LongCandles:
                 raise
 
     def _make(self, into: list[Target]) -> int:
-        after = self._store.mark(MARK)
-        entries = self._http.run(read_journal(self._reader, after))
+        # Each host numbers what it writes by itself, and follows just that.
+        writer = self._numbers.writer
+        mark = f"{MARK} {writer}"
+        entries = self._http.run(read_journal(self._reader, self._store.mark(mark), writer))
         touched: dict[SeriesId, RangeSet] = {}
         for entry in entries:
             if entry.kind not in ("ask", "remove") and entry.series.kind == "trade":
@@ -65,5 +68,5 @@ class LongCandles:
         kept = {series: ranges for series, ranges in touched.items() if self._store.knows(series)}
         made = sum(rerun_series(self._http, self._store, kept, into).values())
         if entries:
-            self._store.set_mark(MARK, entries[-1].seq)
+            self._store.set_mark(mark, entries[-1].seq)
         return made

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -11,8 +11,18 @@ from typing import TYPE_CHECKING
 from chandlery.candle import SeriesId
 from chandlery.errors import DatabaseError
 from chandlery.stores.base import JournalEntry, JournalKind
-from chandlery.stores.influx_events import LEDGER, Books, Event, Retention, event_text, in_pieces, stamp
+from chandlery.stores.influx_events import (
+    LEDGER,
+    STAMPS,
+    Books,
+    Event,
+    Retention,
+    event_text,
+    in_pieces,
+    stamp,
+)
 from chandlery.stores.influx_lines import Lines, SeriesTags, joined, key_of, tags_of, text_line
+from chandlery.stores.influx_read import named
 from chandlery.timerange import TimeRange
 
 if TYPE_CHECKING:
@@ -44,6 +54,9 @@ class Notebook:
         self.tags: dict[SeriesId, SeriesTags] = {series: tags_of(series) for series in books}
         self.now = now
         self._lines: list[Lines] = []
+        self._asks: dict[
+            tuple[str, SeriesId], list[tuple[int, int]]
+        ] = {}  # open time and number of each note
 
     def journal(
         self,
@@ -82,15 +95,37 @@ class Notebook:
         tags = replace(self.tags[series], measurement=measurement)
         key = key_of(tags, {"kind": series.kind, "writer": self.sink.writer})
         self._lines.append(Lines.of([text_line(key, fields, stamp(opened, number))]))
+        self._asks.setdefault((measurement, series), []).append((stamp(opened, 0) // STAMPS, number))
 
     async def send(self) -> None:
-        """Send what was put down. A note that the server refuses ends the commit: without it nothing is answered."""
+        """Send what was put down, and count it back. A note that is refused or not kept ends the commit: without it
+        nothing is answered, and no old value replaced.
+        """
         notes, self._lines = self._lines, []
+        asks, self._asks = self._asks, {}
         if not notes:
             return
-        refused = await self.sink.sender.send([joined(notes)], precision="ns")
-        if refused:
-            raise DatabaseError(
-                f"InfluxDB refuses an entry of the ledger: {refused[0].reason}",
-                hint="is another program writing into chandlery's measurements of this bucket?",
-            )
+        for attempt in (1, 2):
+            refused = await self.sink.sender.send([joined(notes)], precision="ns")
+            if refused:
+                raise DatabaseError(
+                    f"InfluxDB refuses an entry of the ledger: {refused[0].reason}",
+                    hint="is another program writing into chandlery's measurements of this bucket?",
+                )
+            counted = await self.sink.reader.noted([self._ask(*one) for one in asks.items()])
+            if all(have >= len(put) for have, put in zip(counted, asks.values(), strict=True)):
+                return
+            if attempt == 2:
+                raise DatabaseError(
+                    "InfluxDB acknowledged entries of the ledger and does not give them back",
+                    hint="its log says more; run again: what is missing is fetched anew",
+                )
+
+    def _ask(
+        self, what: tuple[str, SeriesId], put: Sequence[tuple[int, int]]
+    ) -> tuple[str, Mapping[str, str], TimeRange, int]:
+        """What to count these notes by: measurement, tags, range of open times, and the number that all are above."""
+        measurement, series = what
+        tags = {**named(self.tags[series]), "kind": series.kind, "writer": self.sink.writer}
+        opens = [opened for opened, _ in put]
+        return measurement, tags, TimeRange(min(opens), max(opens) + 1), min(n for _, n in put) - 1

@@ -7,17 +7,22 @@ asked for it when a process takes its first one, and whenever it is not known wh
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import fcntl
 import itertools
 import os
 import secrets
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from chandlery.errors import StoreUnreadable
+from chandlery.candle import SeriesId
+from chandlery.errors import SeriesLocked, StoreUnreadable
 from chandlery.stores.influx_events import LEDGER
+from chandlery.stores.influx_lines import tags_of
+from chandlery.stores.locks import take
 
 if TYPE_CHECKING:
     from chandlery.stores.influx_read import Reader
@@ -37,17 +42,37 @@ class Numbers:
         """The name of this host and user among those that write into the store, made once."""
         path = self.folder() / "writer"
         try:
-            with path.open("x", encoding="ascii") as file:
-                file.write(secrets.token_hex(4))
-        except FileExistsError:
-            pass
-        return path.read_text("ascii") or "unnamed"
+            if not path.exists():
+                with contextlib.suppress(FileExistsError), path.open("x", encoding="ascii") as file:
+                    file.write(secrets.token_hex(4))
+            return path.read_text("ascii") or "unnamed"
+        except OSError as error:
+            raise self._unusable(error) from None
+
+    @contextmanager
+    def locked(self, series: SeriesId, *, wait: bool) -> Iterator[None]:
+        """Be the one process of this host that writes what the series' tags name; raises SeriesLocked."""
+        tags = tags_of(series)
+        named = replace(series, symbol=tags.symbol)
+        with ExitStack() as held:
+            try:
+                held.enter_context(take(self.folder(), named, wait=wait))
+            except SeriesLocked as error:
+                message = error.message.replace(str(named), str(series))
+                raise SeriesLocked(message, hint=error.hint, pid=error.pid) from None
+            except OSError as error:
+                raise self._unusable(error) from None
+            yield
 
     @asynccontextmanager
     async def taking(self) -> AsyncIterator[Callable[[], int]]:
         """Within it the journal's numbers are ours. What was taken counts once it is left without an error."""
         async with self._turn:
-            descriptor = os.open(self.folder() / "journal", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            path = self.folder() / "journal"
+            try:
+                descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            except OSError as error:
+                raise self._unusable(error) from None
             try:
                 await asyncio.to_thread(fcntl.flock, descriptor, fcntl.LOCK_EX)
                 counter = itertools.count(await self._latest(descriptor) + 1)
@@ -70,8 +95,11 @@ class Numbers:
         try:
             self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         except OSError as error:
-            raise StoreUnreadable(
-                f"cannot make {self._folder}: {error.strerror}",
-                hint="locks and numbers are kept there; CHANDLERY_STATE names another folder",
-            ) from None
+            raise self._unusable(error) from None
         return self._folder
+
+    def _unusable(self, error: OSError) -> StoreUnreadable:
+        return StoreUnreadable(
+            f"{error.filename or self._folder}: {error.strerror}",
+            hint="locks and numbers of the bucket are kept there; CHANDLERY_STATE names another folder",
+        )

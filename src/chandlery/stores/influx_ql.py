@@ -16,6 +16,7 @@ import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 from urllib.parse import urlencode
 
@@ -51,12 +52,12 @@ class InfluxQl:
         self._way: Way | None = None
         self._proven_until = 0.0
 
-    async def rows(self, statements: Sequence[str]) -> list[list[Rows]]:
-        """The series that answer each statement, complete; times in epoch ns.
+    async def rows(self, statements: Sequence[str], *, signed: bool = False) -> list[list[Rows]]:
+        """The series that answer each statement, complete; times in epoch ns; `signed` keeps the sign of -0.0.
 
         Raises StoreUnreadable where the bucket cannot be read, DatabaseError for anything else that is no answer.
         """
-        return await self._answered(statements, "application/json", rows_of_json)
+        return await self._answered(statements, "application/json", partial(rows_of_json, signed=signed))
 
     async def blocks(self, statements: Sequence[str]) -> list[list[Block]]:
         """As `rows` for statements of floats, much faster; raises OddRows where some are not there."""

@@ -67,9 +67,16 @@ def select_mixed(
     return f"SELECT {what} FROM {influxql_name(measurement)}{where(tags or {}, span)}"  # noqa: S608 - of quoted parts only
 
 
-def select_above(what: str, measurement: str, tags: Mapping[str, str], field: str, value: int) -> str:
+def select_above(
+    what: str,
+    measurement: str,
+    tags: Mapping[str, str],
+    field: str,
+    value: int,
+    span: TimeRange | None = None,
+) -> str:
     """As `select`, of points whose whole number `field` is above `value`."""
-    kept = where(tags)
+    kept = where(tags, span)
     kept += f"{' AND' if kept else ' WHERE'} {influxql_name(field)} > {int(value)}"
     return f"SELECT {what} FROM {influxql_name(measurement)}{kept} GROUP BY *"  # noqa: S608 - as above
 

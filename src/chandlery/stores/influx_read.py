@@ -142,7 +142,7 @@ class Reader:
     async def _odd_piece(self, tags: SeriesTags, span: TimeRange, names: Sequence[str]) -> _Read:
         # All five fields, whatever is wanted: JSON has no infinite sums.
         statement = iql.select(iql.FIELDS, tags.measurement, named(tags), span)
-        (series,) = await self._ql.rows([statement])
+        (series,) = await self._ql.rows([statement], signed=True)
         read = _of_rows([rows for rows in series if rows.tags == named(tags)])
         return _Read(read.frame.select("time", *names), read.partial)
 
@@ -220,6 +220,14 @@ class Reader:
             sum(row[1] for rows in series if rows.tags == named(tags) for row in rows.values)
             for (tags, _), series in zip(asks, answers, strict=True)
         ]
+
+    async def noted(self, asks: Sequence[tuple[str, Mapping[str, str], TimeRange, int]]) -> list[int]:
+        """How many points of our own there are: of a measurement, with these tags, in a range, numbered above."""
+        asked = [
+            iql.select_above('count("n")', measurement, tags, "n", above, span)
+            for measurement, tags, span, above in asks
+        ]
+        return [sum(row[1] for rows in series for row in rows.values) for series in await self._many(asked)]
 
     async def edges(self, tags: SeriesTags) -> Found | None:
         """What `found` says of one series; None if it has no whole candle."""

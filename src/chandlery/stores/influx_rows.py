@@ -7,6 +7,7 @@ fails, its CSV is an empty answer with status 200.
 
 from __future__ import annotations
 
+import json
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
 
 _DOUBLE = 0xCB
 _INT64, _UINT64 = 0xD3, 0xCF
+
+
+def _signed(digits: str) -> int | float:
+    return -0.0 if digits == "-0" else int(digits)
 
 
 class OddRows(Exception):
@@ -52,15 +57,18 @@ class Block:
     doubles: Sequence[NDArray[np.float64]]
 
 
-def rows_of_json(body: bytes, statements: int) -> list[list[Rows]]:
-    """The series that answer each statement; raises QueryFailed with the server's words, DatabaseError if it is cut."""
+def rows_of_json(body: bytes, statements: int, *, signed: bool = False) -> list[list[Rows]]:
+    """The series that answer each statement; raises QueryFailed with the server's words, DatabaseError if it is cut.
+
+    The server writes -0.0 as -0, which is the whole number 0 to a reader of JSON: with `signed` it stays what it was.
+    """
     found: list[list[Rows]] = [[] for _ in range(statements)]
     done: set[int] = set()
     for line in body.split(b"\n"):
         if not line.strip():
             continue
         try:
-            document = orjson.loads(line)
+            document = json.loads(line, parse_int=_signed) if signed else orjson.loads(line)
             results = document.get("results", [])
         except (ValueError, AttributeError):
             raise _cut() from None

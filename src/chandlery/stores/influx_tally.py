@@ -95,6 +95,12 @@ def short(held: Iterable[Tally], opens: NDArray[np.int64]) -> list[Tally]:
     return found
 
 
+def recounted(held: Sequence[Tally], ranges: RangeSet, opens: NDArray[np.int64]) -> tuple[Tally, ...]:
+    """The tallies, those that meet `ranges` with the number of candles that open there."""
+    met = {one for part in ranges for one in held[slice(*_met(held, part))]}
+    return tuple(one._replace(rows=_count(opens, one.range)) if one in met else one for one in held)
+
+
 def _met(held: Sequence[Tally], span: TimeRange) -> tuple[int, int]:
     """The tallies held[low:high] share a moment with `span`."""
     low = bisect_right(held, span.since, key=lambda one: one.until)

@@ -23,6 +23,13 @@ from chandlery.when import iso
 
 #: The candles that long ones are made of.
 SOURCE = "1m"
+_DIVISORS = [minutes for minutes in range(2, 1441) if 1440 % minutes == 0]
+#: Every timeframe that 1m candles can be downsampled to, however it is written.
+LONG = (
+    *(f"{minutes}m" for minutes in _DIVISORS),
+    *(f"{minutes // 60}h" for minutes in _DIVISORS if minutes % 60 == 0),
+    "1d",
+)
 #: Days that each run of a task makes anew: minutes that arrive or change later than that are for `downsample`.
 LOOK_BACK = 7
 #: Minutes after the hour at which tasks run: the last minute is settled and written by then.

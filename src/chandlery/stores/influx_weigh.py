@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from chandlery.candle import VALUES, Rejected
+from chandlery.candle import VALUES, Rejected, SeriesId
 from chandlery.stores.base import Page, Revision
 from chandlery.timerange import TimeRange
 
@@ -39,6 +39,16 @@ class Rows:
         kept, first = np.unique(times[::-1], return_index=True)
         return cls(kept, values[:, len(times) - 1 - first])
 
+    def at(self, times: NDArray[np.int64]) -> Rows:
+        """Those that open at the given times, as far as they are there."""
+        kept = np.isin(self.times, times, assume_unique=True)
+        return Rows(self.times[kept], self.values[:, kept])
+
+    def equals(self, other: Rows) -> bool:
+        """Whether both are the same candles, bit for bit."""
+        mine, theirs = (np.ascontiguousarray(rows.values).view(np.int64) for rows in (self, other))
+        return np.array_equal(self.times, other.times) and np.array_equal(mine, theirs)
+
     def within(self, span: TimeRange) -> Rows:
         """Those that open in `span`, without copying."""
         low, high = np.searchsorted(self.times, (span.since, span.until))
@@ -49,6 +59,7 @@ class Rows:
 class Change:
     """What one page changes: masks over its rows, and the old values of the revised ones."""
 
+    series: SeriesId
     rows: Rows
     new: NDArray[np.bool_]
     revised: NDArray[np.bool_]
@@ -87,7 +98,7 @@ def weighed(entry: Page, rows: Rows, known: Rows) -> Change:
         for i in np.flatnonzero(revised)
     ]
     same = met & equal
-    return Change(rows, ~met, revised, same, int(same.sum()), known.times, revisions)
+    return Change(page.series, rows, ~met, revised, same, int(same.sum()), known.times, revisions)
 
 
 def take_out(change: Change, lost: Mapping[int, Rejected]) -> None:

@@ -20,6 +20,7 @@ from chandlery.failpoints import failpoint
 from chandlery.ledger import with_answer
 from chandlery.stores.base import Ask, Entry, JournalKind, Page, SeriesFact, Written
 from chandlery.stores.influx_events import (
+    MARGIN,
     QUARANTINE,
     RAW_LIMIT,
     REVISIONS,
@@ -47,8 +48,6 @@ if TYPE_CHECKING:
 
 #: Lines of one request.
 BATCH = 5_000
-#: What a bucket forgets within these ms is not named as what can be kept: a fetch takes time too.
-_MARGIN = 900_000
 #: Slots up to which answers that adjoin share one tally.
 _TALLY_SLOTS = 1_000
 
@@ -107,7 +106,7 @@ class Commit:
         else:
             return
         if first < horizon:
-            kept = series.frame.next(series.frame.floor(horizon + _MARGIN))
+            kept = series.frame.next(series.frame.floor(horizon + MARGIN))
             raise DatabaseError(
                 f"{series}: the bucket keeps only what is younger than {iso(horizon)}; candles from {iso(first)} "
                 "would vanish",
@@ -202,6 +201,7 @@ class Commit:
             take_out(change, lost.get(entry.page.series, {}))
         self._lost = {series: np.array(sorted(opens), dtype=np.int64) for series, opens in lost.items()}
         await self._count_back(sent, lost)
+        await self._read_back(changes, sent)
 
     def _row_lines(self, sent: Mapping[SeriesId, Rows]) -> Iterator[Lines]:
         for series, rows in sorted(sent.items(), key=lambda one: key_of(self._tags[one[0]])):
@@ -236,6 +236,27 @@ class Commit:
             f"{iso(span.since)} on and gives back {counted[short[0]]:,}",
             hint="its log says more; run again: nothing is counted as stored that is not there",
         )
+
+    async def _read_back(self, changes: Sequence[Change], sent: Mapping[SeriesId, Rows]) -> None:
+        """Read changed candles back: their number says nothing, for the old ones are as many."""
+        changed: dict[SeriesId, list[NDArray[np.int64]]] = {}
+        for change in changes:
+            if change.revised.any():
+                changed.setdefault(change.series, []).append(change.rows.times[change.revised])
+        for series, parts in changed.items():
+            times = np.unique(np.concatenate(parts))
+            wanted = sent[series].at(times)
+            span = TimeRange(int(times[0]), int(times[-1]) + 1)
+            for attempt in (1, 2):
+                found = Rows.of(await self.sink.reader.candles(self._tags[series], [span]))
+                if found.at(times).equals(wanted):
+                    break
+                if attempt == 2:
+                    raise DatabaseError(
+                        f"InfluxDB acknowledged changed candles of {series} from {iso(span.since)} on and gives others back",
+                        hint="its log says more; run again: nothing is counted as stored that is not there",
+                    )
+                await self.sink.sender.send(self._row_lines({series: wanted}))
 
     async def _counted(
         self, asks: Sequence[tuple[SeriesTags, TimeRange]], wanted: Sequence[int]
@@ -275,6 +296,7 @@ class Commit:
             return Written(None, same=change.same)
         for refusal in fresh:
             opened = page.answered.since if refusal[0].open is None else refusal[0].open
+            opened = max(opened, self.sink.retention.horizon(self._now + MARGIN))  # or it would not be kept
             self._notes.note(QUARANTINE, series, opened, partial(refusal_text, refusal, series))
         kind = journal_kind(entry, new=new, revised=revised)
         told = self._notes.journal(series, page.answered, kind, take, page.source, new + revised)
