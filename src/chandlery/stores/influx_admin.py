@@ -124,6 +124,8 @@ class Admin:
         answer = await self._http.ask("GET", "/api/v2/orgs", params={"org": name})
         if answer.status == 404:
             return None
+        if answer.status == 401:
+            raise failed(self._http.place, answer)
         found = self._good(answer, "look up organisations")["orgs"]
         if found:
             return str(found[0]["id"])
@@ -131,7 +133,10 @@ class Admin:
         there = await self._http.ask("GET", "/api/v2/buckets", params={"org": name, "limit": "1"})
         if there.status == 404:
             return None
-        raise self._refusal(there, f"see the organisation {name!r}")
+        raise StoreUnreadable(
+            f"InfluxDB at {self._http.place.server}: the token is for some buckets only, and may not look at the organisation {name!r}",
+            hint="setting up needs the operator's token: --token-file PATH, or INFLUXDB_ADMIN_TOKEN; what was set up needs no more",
+        )
 
     async def make_organisation(self, name: str) -> str:
         """Make an organisation; returns its id."""
