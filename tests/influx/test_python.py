@@ -182,3 +182,9 @@ def test_moments_of_every_kind_are_utc(influx: Bucket, monkeypatch: pytest.Monke
     assert {report.since for report in reports} == {"2024-05-31T00:00:00Z"}
     assert [report.written for report in reports] == [24, 0, 0, 0, 0, 0]
     assert influx.server.count(bucket=influx.name) == 24
+
+
+def test_a_store_says_where_it_is(influx: Bucket) -> None:
+    """Printed, a store is its kind and its URL, without the token."""
+    with ch.open_store("influxdb") as store:
+        assert repr(store) == f"<InfluxStore {influx.url}>"

@@ -362,6 +362,9 @@ class Store(ABC):
         ]
         return joined_accounts(accounts)
 
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.url}>"
+
     def __enter__(self) -> Self:
         return self
 

@@ -210,7 +210,8 @@ class InfluxHttp:
         except aiohttp.InvalidURL:
             raise UsageError(f"not an address: {self.place.server}", hint="check INFLUXDB_URL") from None
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            return None, str(error) or type(error).__name__
+            # aiohttp says so of plain HTTP too.
+            return None, str(error).replace(" ssl:default", "") or type(error).__name__
 
     def _gave_up(self, answer: Answer | None, trouble: str) -> DatabaseError:
         where = f"InfluxDB at {self.place.server}"
