@@ -11,7 +11,7 @@ import pytest
 
 from chandlery.candle import CandlePage, Rejected
 from chandlery.compare import compare_series, whole_spans
-from chandlery.errors import NoSuchSeries, SeriesLocked
+from chandlery.errors import NoSuchSeries, SeriesLocked, StoreCorrupt
 from chandlery.ingest import Door
 from chandlery.ledger import Answered, Fact, State
 from chandlery.stores import open_store
@@ -123,6 +123,40 @@ def test_rows_without_an_answer_come_unclaimed(target: Store) -> None:
 
     assert target.ledger(SERIES).answered_ranges == RangeSet([hours(0, 1), hours(13, 20)])
     assert books(target) == books(source)
+
+
+def test_many_holes_are_let_go_of_together(target: Store) -> None:
+    """A thousand runs of rows without an answer lapse in a few goes; what either store answers in between stays."""
+    source = MemoryStore()
+    source.write([ask(0, 2010), page(0, 2000, list(range(0, 2000, 2)))])
+    source.forget(SERIES, hours(0, 2000))
+    source.write([page(900, 903, [901])])
+    target.write([ask(0, 2010), page(1200, 1204, [1201]), page(2004, 2006, [])])
+    lapses = _lapses(target)
+
+    bring(source, target, exact=False)
+
+    kept = RangeSet([hours(900, 903), hours(1200, 1204), hours(2004, 2006)])
+    assert target.ledger(SERIES).answered_ranges == kept
+    assert target.candles(SERIES).height == 1000 + 2
+    assert 0 < _lapses(target) - lapses < 20
+
+
+def test_a_transfer_that_fails_claims_nothing(tmp_path: Path) -> None:
+    """Where the source breaks off in the middle, the target answers none of the rows that came without an answer."""
+    with open_store(tmp_path / "source") as source, open_store("memory:") as target:
+        source.write([ask(0, 60_000), page(0, 60_000)])
+        source.forget(SERIES, hours(0, 60_000))
+        source.seal(everything=True)
+        max((tmp_path / "source").glob("**/*.parquet")).unlink()
+        with pytest.raises(StoreCorrupt):
+            bring(source, target, RangeSet([hours(0, 60_000)]), exact=False)
+        assert target.candles(SERIES).height == 50_000
+        assert target.ledger(SERIES).answered == ()
+
+
+def _lapses(store: Store) -> int:
+    return sum(entry.kind == "repair" for entry in store.journal())
 
 
 def test_what_only_the_target_has_stays(target: Store) -> None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from chandlery.candle import CandlePage, SeriesId, no_candles
-from chandlery.compare import bits_of
+from chandlery.compare import bits_of, hull
 from chandlery.errors import NoSuchSeries
 from chandlery.ingest import Door
 from chandlery.ledger import CONFIRMED_AFTER, Answered, Ledger
@@ -23,12 +23,16 @@ from chandlery.stores.base import Ask, NoFact, Page, SeriesFact, Store, Written,
 from chandlery.timerange import RangeSet, TimeRange
 
 if TYPE_CHECKING:
+    import numpy as np
     import polars as pl
+    from numpy.typing import NDArray
 
 #: What the journal and the revisions of the target call the source.
 SOURCE = "copy"
 #: Candles on their way into the target at once.
 _UNDER_WAY = 150_000
+#: Claims after which they are let go of, so that the target's ledger stays short, and with it the work on each page.
+_CLAIMED_AT_ONCE = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +103,8 @@ class _Transfer:
         self._rows = 0
         #: Rows that no answer covers: the page that brought them claimed one, which is to be let go of.
         self._claimed: list[TimeRange] = []
+        #: What the target is to answer in the end.
+        self._answered = RangeSet()
 
     def run(self, ranges: RangeSet) -> Transferred:
         ledger = self.source.ledger(
@@ -113,15 +119,17 @@ class _Transfer:
             self._say_facts(ledger, there)
             gone = self._let_go(ledger, there) if self.exact else RangeSet()
             whole |= gone & ledger.answered_ranges
+            self._answered = (there.answered_ranges - gone) | (ledger.answered_ranges & whole)
             for part in whole:
                 for piece in pieces(self.frame, part):
                     self._send_piece(ledger, piece)
                     self.advanced(self.frame.count(piece.since, piece.until))
             self._send_rejected()
         finally:
-            self._settle()
-        for span in RangeSet(self._claimed) - (there.answered_ranges - gone):
-            self.target.forget(self.series, span)
+            try:
+                self._settle()
+            finally:
+                self._unclaim()
         return self.sum
 
     # -- ledger ------------------------------------------------------------------------------------------------------
@@ -157,11 +165,25 @@ class _Transfer:
             for part in RangeSet([answer.range])
             - RangeSet(mine.range for mine in _near(ledger, answer.range) if _as_sure(mine, answer))
         )
-        if gone:
-            self._settle()
-        for span in gone:
-            self.target.forget(self.series, span)
+        self._settle()
+        self._forget(gone, there.answered_ranges - gone)
         return gone
+
+    def _unclaim(self) -> None:
+        """Let go of what was claimed for rows without an answer."""
+        if self._claimed:
+            self._settle()
+            claimed, self._claimed = RangeSet(self._claimed), []
+            self._forget(claimed, self._answered)
+
+    def _forget(self, ranges: RangeSet, kept: RangeSet) -> None:
+        """Let go of the target's answers of `ranges`, but for those `kept`: at once where nothing kept is in between."""
+        if not ranges:
+            return
+        found = RangeSet([hull(ranges)]) - kept
+        for span in found:
+            if ranges & RangeSet([span]):
+                self.target.forget(self.series, span)
 
     def _there(self) -> Ledger:
         """The target's ledger after all that was sent, an empty one while it does not keep the series."""
@@ -192,19 +214,25 @@ class _Transfer:
             if at is None:  # confirmed for good, as every answer is that was given so late
                 at = max(ledger.clock, self.frame.ceil(answer.range.until) + CONFIRMED_AFTER)
             self._put(Page(CandlePage(self.series, answer.range, within(answer.range), SOURCE, at)))
-        for part in RangeSet([piece]) - RangeSet(answer.range for answer in answers):
-            for span, rows in self._runs(part, within(part)):
-                self._put(Page(CandlePage(self.series, span, rows, SOURCE, ledger.clock)))
+        rest = RangeSet([piece]) - RangeSet(answer.range for answer in answers)
+        left = [(part, rows) for part in rest if not (rows := within(part)).is_empty()]
+        if not left:
+            return
+        there = self._rows_there(TimeRange(left[0][0].since, left[-1][0].until))
+        for part, rows in left:
+            for span, run in self._runs(part, _others(rows, *there)):
+                self._put(Page(CandlePage(self.series, span, run, SOURCE, ledger.clock)))
                 self._claimed.append(span)
+                if len(self._claimed) == _CLAIMED_AT_ONCE:
+                    self._unclaim()
 
     def _runs(self, part: TimeRange, rows: pl.DataFrame) -> Iterator[tuple[TimeRange, pl.DataFrame]]:
-        """Those of the rows that the target lacks or has otherwise, in runs without a slot between them.
+        """The rows in runs without a slot between them.
 
         Each run is claimed as answered for as long as it takes to let go of it: no slot without a row may be in it.
         """
         import numpy as np
 
-        rows = self._not_there(part, rows)
         if rows.is_empty():
             return
         times = rows["time"].to_physical().to_numpy()
@@ -214,23 +242,12 @@ class _Transfer:
             end = min(part.until, self.frame.next(self.frame.floor(int(times[last - 1]))))
             yield TimeRange(begin, end), rows[first:last]
 
-    def _not_there(self, part: TimeRange, rows: pl.DataFrame) -> pl.DataFrame:
-        import numpy as np
-        import polars as pl
-
-        if rows.is_empty():
-            return rows
+    def _rows_there(self, span: TimeRange) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Open times and values of the target's rows."""
         try:
-            there = self.target.candles(self.series, part)
+            return bits_of(self.target.candles(self.series, span))
         except NoSuchSeries:
-            return rows
-        times, values = bits_of(rows)
-        old_times, old_values = bits_of(there)
-        _, mine, theirs = np.intersect1d(times, old_times, assume_unique=True, return_indices=True)
-        equal = mine[(values[:, mine] == old_values[:, theirs]).all(axis=0)]
-        keep = np.ones(len(times), np.bool_)
-        keep[equal] = False
-        return rows.filter(pl.Series(keep))
+            return bits_of(no_candles())
 
     def _send_rejected(self) -> None:
         """Send refused rows that the target has not, each under the time at which it came."""
@@ -280,6 +297,20 @@ def _near(ledger: Ledger, span: TimeRange) -> tuple[Answered, ...]:
     low = bisect_left(ledger.answered, span.since, key=lambda a: a.range.until)
     high = bisect_right(ledger.answered, span.until, key=lambda a: a.range.since)
     return ledger.answered[low:high]
+
+
+def _others(rows: pl.DataFrame, times: NDArray[np.int64], values: NDArray[np.int64]) -> pl.DataFrame:
+    """Those of the rows that are not among those times with those values."""
+    import numpy as np
+    import polars as pl
+
+    mine, my_values = bits_of(rows)
+    first, last = times.searchsorted((mine[0], mine[-1] + 1))
+    _, here, there = np.intersect1d(mine, times[first:last], assume_unique=True, return_indices=True)
+    equal = here[(my_values[:, here] == values[:, first:last][:, there]).all(axis=0)]
+    keep = np.ones(len(mine), np.bool_)
+    keep[equal] = False
+    return rows.filter(pl.Series(keep))
 
 
 def _as_sure(mine: Answered, theirs: Answered) -> bool:
