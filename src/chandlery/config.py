@@ -146,6 +146,11 @@ class Settings(BaseSettings):
         return tuple(text for text in self._warnings if text.startswith(_EXPOSED))
 
     @property
+    def unused(self) -> tuple[str, ...]:
+        """Those of the warnings that are about settings which choose no store."""
+        return tuple(text for text in self._warnings if text.startswith(_UNUSED))
+
+    @property
     def uses_influxdb(self) -> bool:
         """Whether the store or a mirror is an InfluxDB."""
         return any(
@@ -282,6 +287,7 @@ def _bad_value(
 
 
 _EXPOSED = "other users can read the secrets in"
+_UNUSED = "INFLUXDB_TOKEN is set and not used:"
 
 
 def _warnings(settings: Settings, files: list[_Layer]) -> list[str]:
@@ -292,7 +298,5 @@ def _warnings(settings: Settings, files: list[_Layer]) -> list[str]:
         if layer.where.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
             found.append(f"{_EXPOSED} {layer.where}; mend it with: chmod 600 {layer.where}")
     if settings.influxdb_token.get_secret_value() and not settings.uses_influxdb:
-        found.append(
-            f"INFLUXDB_TOKEN is set and not used: candles are kept in {settings.store} ({settings.origin('store')})"
-        )
+        found.append(f"{_UNUSED} candles are kept in {settings.store} ({settings.origin('store')})")
     return found

@@ -137,6 +137,18 @@ def test_copy_makes_an_equal_store(run: Callable[..., Any], tmp_path: Path) -> N
     assert run("verify", "--store", "b").code == 0
 
 
+def test_a_token_is_not_said_to_be_unused_where_stores_are_named(
+    run: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The commands copy and diff keep nothing in the settings' store, and so do not warn that candles are kept there."""
+    monkeypatch.setenv("INFLUXDB_TOKEN", "hush-hush")
+    with open_store(tmp_path / "a") as a:
+        a.write([page(0, 3)])
+    for command in ("copy", "diff"):
+        done = run(command, "a", "b")
+        assert (done.code, "warning" in done.err) == (0, False), done.err
+
+
 def test_copy_deletes_nothing_and_says_so(run: Callable[..., Any], tmp_path: Path) -> None:
     """Candles of TO that FROM has not stay: exit 1, with the commands that make both equal, which they do."""
     with open_store(tmp_path / "a") as a, open_store(tmp_path / "b") as b:
@@ -270,6 +282,18 @@ def test_a_mirror_that_cannot_be_one_is_refused(
     """The store itself, one store twice, or no store at all: exit 2 before anything is begun."""
     done = run("fetch", "BTC/USDT", *WEEK, *(word for url in named for word in ("--mirror", url)))
     assert (done.code, list(tmp_path.iterdir())) == (2, [])
+
+
+@pytest.mark.parametrize("command", [("fetch", "BTC/USDT", *WEEK), ("verify", "--repair")])
+def test_an_influxdb_is_mirrored_by_nothing(
+    run: Callable[..., Any], tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    """Mirrors of an InfluxDB are refused before anything is begun, with what to do instead: exit 2."""
+    done = run(*command, "--store", "influxdb://127.0.0.1:1/org/bucket", "--mirror", "m")
+
+    assert (done.code, list(tmp_path.iterdir())) == (2, [])
+    assert "mirrors follow a store of files" in done.err
+    assert "chandlery copy" in done.err
 
 
 def test_an_interrupted_fetch_leaves_a_mirror_that_catches_up(

@@ -193,9 +193,10 @@ def example(*commands: str) -> str:
     return "\n".join(("\b", "Example:" if len(commands) == 1 else "Examples:", *(f"  {c}" for c in commands)))
 
 
-def settle(out: Output, *, reads_only: bool = False, **flags: Any) -> Settings:
+def settle(out: Output, *, reads_only: bool = False, names_stores: bool = False, **flags: Any) -> Settings:
     """The settings that hold: flags that are not None > environment > secrets/.env.<exchange>, .env > chandlery.toml >
-    defaults. Warnings about them are said, those about exposed secrets not by what only reads. Raises UsageError naming file, key, value and mend.
+    defaults. Warnings about them are said, those about exposed secrets not by what only reads,
+    those about the store not by what `names_stores` itself. Raises UsageError naming file, key, value and mend.
     """
     from chandlery.cli.waits import tell_store_warnings
     from chandlery.config import load_settings
@@ -205,7 +206,9 @@ def settle(out: Output, *, reads_only: bool = False, **flags: Any) -> Settings:
     settings = load_settings(**{name: value for name, value in flags.items() if value is not None})
     keep_secret(*(s.get_secret_value() for s in (settings.api_key, settings.secret, settings.influxdb_token)))
     for warning in settings.warnings:
-        if not (reads_only and warning in settings.exposed):
+        if reads_only and warning in settings.exposed:
+            continue
+        if not (names_stores and warning in settings.unused):
             out.warn(warning)
     return settings
 

@@ -72,7 +72,7 @@ def diff(
     from chandlery.timerange import TimeRange
 
     out = Output(quiet=quiet, verbose=verbose)
-    settings = opt.settle(out, reads_only=True)
+    settings = opt.settle(out, reads_only=True, names_stores=True)
     keep_small()
     with ExitStack() as stack:
         first, second = (stack.enter_context(_open(settings, url)) for url in (a, b))
@@ -111,7 +111,7 @@ def copy(
     from chandlery.followers import where_is
 
     out = Output(quiet=quiet, verbose=verbose)
-    settings = opt.settle(out)
+    settings = opt.settle(out, names_stores=True)
     if where_is(source, settings) == where_is(target, settings):
         raise UsageError(f"{source} and {target} are one store", hint="name another store to copy to")
     keep_small()
