@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from chandlery.errors import DatabaseError, DataPipelineError, UsageError
-from chandlery.mirror import Mirror, Stopped, same_store
+from chandlery.mirror import Mirror, Stopped
+from chandlery.mirror_errors import not_followed, same_store
 from chandlery.report import MirrorReport
 from chandlery.stores import open_store
 from chandlery.stores.base import Store
@@ -95,9 +96,13 @@ class Followers:
 
 
 def check_mirrors(store: str, mirrors: Sequence[str], settings: Settings | None = None) -> None:
-    """Raise UsageError where a mirror is the store itself, is named twice, or is none that can be. Asks no server."""
+    """Raise UsageError where a mirror is the store itself, is named twice, or is none that can be, and where the store
+    is none that can be followed. Asks no server.
+    """
     if not mirrors:
         return
+    if is_influx_url(store):
+        raise not_followed(store)
     primary = where_is(store, settings)
     seen = {primary}
     for url in mirrors:

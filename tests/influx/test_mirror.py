@@ -115,10 +115,11 @@ def test_a_mirror_that_forgets_its_mark_is_an_error(
     mirror.close()
 
 
+@pytest.mark.parametrize("taken", [True, False])
 def test_a_colliding_tag_holds_up_no_other_series(
-    primary: Store, target: Store, monkeypatch: pytest.MonkeyPatch
+    primary: Store, target: Store, monkeypatch: pytest.MonkeyPatch, taken: bool
 ) -> None:
-    """Of two symbols with one tag the bucket takes one, names the other, and takes it once the first is removed."""
+    """Of two symbols with one tag the bucket takes one and names the other, until one of them is removed."""
     monkeypatch.setattr(mirror_module, "ENTRIES_AT_ONCE", 4)
     first, second = (SeriesId("binance", symbol, "1h") for symbol in ("A_B/C", "A/B_C"))
     many = [SeriesId("binance", f"G{n}/USDT", "1h") for n in range(9)]
@@ -134,9 +135,10 @@ def test_a_colliding_tag_holds_up_no_other_series(
         assert mirror.behind() == 1
         mirror.close()
         assert [s.series for s in target.series()] == [first, *many]
-    primary.remove(first)
+    primary.remove(first if taken else second)
     caught_up(primary, target)
     assert_equal(primary, target)
+    assert not target.mark(f"{primary.identity} behind")
 
 
 def test_a_history_older_than_the_retention_holds_up_no_other_series(
