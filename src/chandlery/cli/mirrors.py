@@ -60,8 +60,8 @@ def tell_mirrors(out: Output, mirrors: Sequence[MirrorReport]) -> Exit:
         if mirror.error is not None:
             out.error(mirror.error, about=f"mirror {mirror.url}")
         if mirror.behind is None:
-            out.warn(f"mirror {mirror.url}: nobody knows how far it is behind; the next run catches up")
+            out.warn(f"mirror {mirror.url}: nobody knows how far it is behind; the next run tries to catch up")
         elif mirror.behind:
             noun = "entry" if mirror.behind == 1 else "entries"
-            out.warn(f"mirror {mirror.url}: {mirror.behind:,} journal {noun} behind; the next run catches up")
+            out.warn(f"mirror {mirror.url}: {mirror.behind:,} journal {noun} behind; the next run tries to catch up")
     return Exit.OK if all(mirror.ok for mirror in mirrors) else Exit.STORE
