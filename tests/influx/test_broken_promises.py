@@ -15,6 +15,7 @@ from chandlery.errors import DatabaseError, SeriesLocked, StoreUnreadable, Usage
 from chandlery.ledger import State
 from chandlery.stores import open_store
 from chandlery.stores.base import Ask, Page, Store
+from chandlery.stores.influx_ql import JUST_NOW
 from chandlery.testing.store_scenes import (
     LATER,
     SERIES,
@@ -209,3 +210,26 @@ def test_a_state_folder_that_cannot_be_is_told(
         with pytest.raises(StoreUnreadable, match="file") as error, store.lock(SERIES):
             pass
         assert "CHANDLERY_STATE" in error.value.hint
+
+
+def test_a_mapping_made_meanwhile_leads_no_write_astray(
+    bucket: Bucket, open_at: Callable[[str], Store]
+) -> None:
+    """Once questions lead to another bucket, a write is refused before it replaces what it could not see."""
+    server = bucket.server
+    store = open_at(server.url)
+    store.write([ask(0, 20), page(0, 10)])
+    document = {
+        "bucketID": server.bucket_id(server.new_bucket()),
+        "database": bucket.name,
+        "retention_policy": "autogen",
+        "orgID": server.org_id,
+        "default": True,
+    }
+    made = server._wanted(201, "POST", "/api/v2/dbrps", document)
+    time.sleep(JUST_NOW)
+    with pytest.raises(StoreUnreadable):
+        store.write([page(0, 10, seed=1)])
+    assert server.ask("DELETE", f"/api/v2/dbrps/{made['id']}?orgID={server.org_id}", None).status == 204
+    assert bits(store.candles(SERIES)) == bits(candles(list(range(10))))
+    assert store.write([page(0, 10, seed=1)])[0].revised == 10

@@ -309,3 +309,11 @@ def wait_for_points(server: InfluxServer, bucket: str) -> None:
     while server.count(bucket=bucket) < 1000:
         assert time.monotonic() < deadline
         time.sleep(0.02)
+
+
+def test_a_bucket_that_is_not_there_is_told_before_the_run(runs: Runs) -> None:
+    """A mirror in a bucket that does not exist never catches up: exit 2 before anything is asked or made."""
+    code, out, err = runs.run("fetch", "BTC/USDT", *WEEK, "--mirror", f"{runs.mirror}x")
+    assert (code, out) == (2, ""), err
+    assert "bucket" in err
+    assert not (runs.folder / "candles").exists()

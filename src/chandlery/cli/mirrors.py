@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 from chandlery.cli.output import Exit, Output
-from chandlery.errors import NoSuchStore
+from chandlery.errors import DatabaseError, NoSuchStore
 
 if TYPE_CHECKING:
     from chandlery.config import Settings
@@ -17,11 +17,20 @@ if TYPE_CHECKING:
 
 
 def check(settings: Settings) -> None:
-    """Raise UsageError where a mirror of the settings cannot be one."""
+    """Raise UsageError where a mirror of the settings cannot be one; a server that is down catches up later."""
     if settings.mirror:
         from chandlery.followers import check_mirrors
+        from chandlery.stores import open_store
+        from chandlery.stores.influx_place import is_influx_url
 
         check_mirrors(settings.store, settings.mirror, settings)
+        for url in filter(is_influx_url, settings.mirror):
+            try:
+                open_store(url, create=False, settings=settings).close()
+            except NoSuchStore:
+                raise  # such a bucket never catches up
+            except DatabaseError:
+                continue
 
 
 @asynccontextmanager
@@ -60,8 +69,12 @@ def tell_mirrors(out: Output, mirrors: Sequence[MirrorReport]) -> Exit:
         if mirror.error is not None:
             out.error(mirror.error, about=f"mirror {mirror.url}")
         if mirror.behind is None:
-            out.warn(f"mirror {mirror.url}: nobody knows how far it is behind; the next run tries to catch up")
+            out.warn(
+                f"mirror {mirror.url}: nobody knows how far it is behind; the next run tries to catch up"
+            )
         elif mirror.behind:
             noun = "entry" if mirror.behind == 1 else "entries"
-            out.warn(f"mirror {mirror.url}: {mirror.behind:,} journal {noun} behind; the next run tries to catch up")
+            out.warn(
+                f"mirror {mirror.url}: {mirror.behind:,} journal {noun} behind; the next run tries to catch up"
+            )
     return Exit.OK if all(mirror.ok for mirror in mirrors) else Exit.STORE

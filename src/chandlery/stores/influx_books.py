@@ -57,6 +57,8 @@ async def read_books(reader: Reader, series: SeriesId, oldest: int) -> Books:
     books = books_of(series, events, refusals, revisions)
     if not books.kept:
         edges = await reader.edges(tags)
+        if edges is None and reader.doubt():  # or has somebody led the questions to another bucket?
+            return await read_books(reader, series, oldest)
         return books if edges is None else _adopted(books, edges, oldest)
     return await _resolved(reader, books)
 

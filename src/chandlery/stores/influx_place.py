@@ -93,6 +93,7 @@ def _from_settings(settings: Settings, token: str) -> InfluxPlace:
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.username is not None:
         shown = "that" if "@" in server else repr(server)  # before an @ there may be a password
         raise UsageError(
-            f"INFLUXDB_URL cannot be {shown}", hint=f"write an address such as http://localhost:{DEFAULT_PORT}"
+            f"INFLUXDB_URL cannot be {shown}",
+            hint=f"write an address such as http://localhost:{DEFAULT_PORT}",
         )
     return InfluxPlace(server, str(settings.influxdb_org), str(settings.influxdb_bucket), token)

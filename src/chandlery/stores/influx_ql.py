@@ -26,6 +26,8 @@ from chandlery.stores.influx_rows import Block, QueryFailed, Rows, blocks_of_msg
 
 #: Seconds that a proven way is taken to be the way still.
 PROVEN_FOR = 5.0
+#: Seconds for which even an answer that is not what it should be does not have it proven anew.
+JUST_NOW = 0.5
 _PAGE = 100
 # What a server that stops says with status 200 (its `tsdb/shard.go`, `index.go`, `series_file.go`, `executor.go`).
 _CLOSING = re.compile(
@@ -103,6 +105,13 @@ class InfluxQl:
                 f"organisation {place.org!r}, with the right to read that bucket",
             )
         return DatabaseError(f"InfluxDB at {place.server} could not answer: {said}", hint="its log says more")
+
+    def doubt(self) -> bool:
+        """Have the way proven anew before the next question, unless it was just now; returns whether it will be."""
+        if time.monotonic() < self._proven_until - PROVEN_FOR + JUST_NOW:
+            return False
+        self._proven_until = 0.0
+        return True
 
     async def way(self) -> Way:
         """The proven way to the bucket; raises StoreUnreadable where there is none, with the mend."""

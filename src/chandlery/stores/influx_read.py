@@ -88,6 +88,13 @@ class Reader:
         read = await self._read(tags, await self._pieces(tags, spans), VALUES)
         return pl.concat([part.frame for part in read], rechunk=True) if read else no_candles()
 
+    def doubt(self) -> bool:
+        """Have the way to the bucket proven anew before the next question: an answer was not what it should be.
+
+        Returns whether it will be; it is not where it was proven just now.
+        """
+        return self._ql.doubt()
+
     async def opens(self, tags: SeriesTags, spans: Sequence[TimeRange]) -> NDArray[np.int64]:
         """The open times of the whole candles in the ranges, ascending."""
         read = await self._read(tags, await self._pieces(tags, spans), ())

@@ -128,6 +128,10 @@ class Commit:
         for series, spans in wanted.items():
             merged = [span for span in RangeSet(spans) if span]
             found = await self.sink.reader.candles(self._tags[series], merged)
+            answered = self.books[series].ledger.answered_ranges & RangeSet(merged)
+            if not found.height and answered and self.sink.reader.doubt():
+                # Nothing where an answer is: has somebody led the questions to another bucket since they were proven?
+                found = await self.sink.reader.candles(self._tags[series], merged)
             self._before[series] = Rows.of(found)
 
     def _weigh(self, pages: Sequence[Page]) -> list[Change]:
