@@ -69,7 +69,7 @@ def test_port_in_use() -> None:
     ("settings", "complaint"),
     [
         ({"symbols": ("BTC/USDT", "FOO/BAR")}, "no pair 'FOO/BAR'"),
-        ({"exchange": "kraken"}, "cannot play 'kraken'"),
+        ({"exchange": "mtgox"}, "cannot play 'mtgox'"),
         ({"weight_limit": -1}, "weight limit of -1"),
         ({"cache_mib": 0}, "cache of 0 MiB"),
         ({"port": 70_000}, "not a port: 70000"),

@@ -15,6 +15,7 @@ SHAPES: Mapping[str, str] = {
     "binanceusdm": "BinanceUsdm",
     "bybit": "Bybit",
     "okx": "Okx",
+    "kraken": "Kraken",
 }
 
 
