@@ -114,6 +114,7 @@ class Several:
             client = getattr(ccxt, name)({"enableRateLimit": False, **options})
             client.urls["api"] = moved(client.urls["api"], self.exchange.url_of(name))
             client.milliseconds = self.exchange.now_ms
+            client.seconds = lambda: self.exchange.now_ms() // 1000
             try:
                 return await use(client)
             finally:

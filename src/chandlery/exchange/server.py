@@ -127,7 +127,7 @@ class ExchangeServer:
             await self._delay(mount, latency, path, query)
         wanted: Mapping[str, str] = query
         if strike is not None and strike.kind == "since_ignored" and endpoint.candles:
-            wanted = {name: value for name, value in query.items() if name not in endpoint.candles.window}
+            wanted = endpoint.candles.ignored(query)
         answer: Page | bytes | ApiError
         try:
             answer = endpoint.answer(wanted)
@@ -143,7 +143,7 @@ class ExchangeServer:
         spoiled = None
         if strike is not None:
             # The latest rows in place of those asked for are a fault only where some were asked for.
-            ignorant = strike.kind == "since_ignored" and len(wanted) < len(query)
+            ignorant = strike.kind == "since_ignored" and wanted != query
             spoiled = self._spoil(mount, strike, answer, headers, ignorant=ignorant)
         player.done(asked, struck=spoiled is not None)
         if spoiled is not None and strike is not None:

@@ -59,13 +59,19 @@ class CandleQuery:
     """How a query for candles names its parts.
 
     `window` are the parameters that a server which ignores the wanted time leaves out of account; `begin` is the earliest
-    open time asked for, in milliseconds, from the query; None where it has none or one that is not a number.
+    open time asked for, in milliseconds, from the query; None where it has none or one that is not a number. Where a query
+    without a window is an error, `latest` makes that for the latest candles of one.
     """
 
     symbol: str = "symbol"
     interval: str = "interval"
     window: tuple[str, ...] = ("startTime", "endTime")
     begin: Callable[[Query], int | None] = field(default=lambda query: whole(query.get("startTime")))
+    latest: Callable[[Query], Query] = field(default=lambda query: query)
+
+    def ignored(self, query: Query) -> Query:
+        """The query as a server that ignores the wanted time understands it."""
+        return self.latest({name: value for name, value in query.items() if name not in self.window})
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ SHAPES: Mapping[str, str] = {
     "bybit": "Bybit",
     "okx": "Okx",
     "kraken": "Kraken",
+    "coinbase": "Coinbase",
 }
 
 
