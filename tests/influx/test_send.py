@@ -25,7 +25,8 @@ def test_what_was_sent_is_there(bucket: Bucket, proxy: FaultProxy) -> None:
 
     sizes = [seen.body.count(b"\n") for seen in proxy.writes]
     assert sum(sizes) == 30_056
-    assert all(BATCH // 2 <= size <= BATCH * 3 // 2 for size in sizes[:-1])
+    # Two are on their way at once: the last one, which may be small, can arrive before the one before it.
+    assert all(BATCH // 2 <= size <= BATCH * 3 // 2 for size in sorted(sizes)[1:])
     assert {tuple(sorted(seen.query.items())) for seen in proxy.writes} == {
         (("bucket", bucket.name), ("org", bucket.server.org), ("precision", "ms"))
     }
