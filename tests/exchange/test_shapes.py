@@ -14,7 +14,15 @@ from chandlery.exchange.shapes import SHAPES, shape_of
 
 MINUTE, HOUR, DAY = 60_000, 3_600_000, 86_400_000
 MIDNIGHT = 1_717_200_000_000  # 2024-06-01
-ROWS = {"binance": 1000, "binanceusdm": 1000, "bybit": 1000, "okx": 100, "kraken": 720, "coinbase": 300}
+ROWS = {
+    "binance": 1000,
+    "binanceusdm": 1000,
+    "bybit": 1000,
+    "okx": 100,
+    "kraken": 720,
+    "coinbase": 300,
+    "kucoin": 1500,
+}
 PATHS = {
     "binance": "/api/v3/klines",
     "binanceusdm": "/fapi/v1/klines",
@@ -22,6 +30,7 @@ PATHS = {
     "okx": "/api/v5/market/candles",
     "kraken": "/0/public/OHLC",
     "coinbase": "/api/v3/brokerage/market/products/BTC-USDT/candles",
+    "kucoin": "/api/v1/market/candles",
 }
 QUERIES: dict[str, dict[str, Any]] = {
     "binance": {"symbol": "BTCUSDT", "interval": "1m", "startTime": MIDNIGHT - 20 * MINUTE, "limit": 10},
@@ -46,16 +55,23 @@ QUERIES: dict[str, dict[str, Any]] = {
         "start": (MIDNIGHT - 20 * MINUTE) // 1000,
         "end": (MIDNIGHT - 11 * MINUTE) // 1000,
     },
+    "kucoin": {
+        "symbol": "BTC-USDT",
+        "type": "1min",
+        "startAt": (MIDNIGHT - 20 * MINUTE) // 1000,
+        "endAt": (MIDNIGHT - 10 * MINUTE) // 1000,
+    },
 }
 LISTS = {
     "bybit": ("result", "list"),
     "okx": ("data",),
     "kraken": ("result", "XBTUSDT"),
     "coinbase": ("candles",),
+    "kucoin": ("data",),
 }
 #: How many candles back an exchange gives any.
 DEPTHS = {"kraken": 720}
-SECONDS = {"kraken", "coinbase"}
+SECONDS = {"kraken", "coinbase", "kucoin"}
 #: Where the volume of a row stands, if not at 5.
 VOLUMES: dict[str, Any] = {"kraken": 6, "coinbase": "volume"}
 EVERY = pytest.mark.parametrize("name", list(SHAPES))
@@ -217,6 +233,7 @@ def test_documented_limits(name: str, http: Any) -> None:
         "okx": (40, 2_000),
         "kraken": (5, 5_000),
         "coinbase": (10, 1_000),
+        "kucoin": (666, 30_000),
     }[name]
     with LocalExchange(ExchangeSettings(exchange=name), clock=clock) as exchange:
         shape = exchange._shapes[name]

@@ -63,7 +63,7 @@ def exchange(
         typer.Option(
             metavar="N",
             min=0,
-            help="Request weight (Binance) or requests (others) allowed per window; 0 is no limit "
+            help="Request weight (Binance, KuCoin) or requests (others) allowed per window; 0 is no limit "
             "(default: what the exchange documents).",
             show_default=False,
         ),

@@ -96,6 +96,11 @@ class WindowLimits:
         self._used = dict.fromkeys(windows, 0)
         self._banned_until = dict.fromkeys(windows, 0)
 
+    def most(self, group: str) -> int:
+        """The weight that a group's window holds; 0 is no limit."""
+        window = self._windows.get(group)
+        return 0 if window is None else window.weight if self._most is None else self._most
+
     def spend(self, weight: int, group: str = "") -> Verdict:
         """Charge one request: 200, 429, or 418 where the exchange bans."""
         window = self._windows.get(group)

@@ -17,6 +17,7 @@ SHAPES: Mapping[str, str] = {
     "okx": "Okx",
     "kraken": "Kraken",
     "coinbase": "Coinbase",
+    "kucoin": "Kucoin",
 }
 
 
