@@ -13,8 +13,8 @@ import pytest
 from chandlery.errors import StoreUnreadable, UsageError
 from chandlery.stores import influx_query as iql
 from chandlery.stores.influx_delete import delete_rows
-from chandlery.stores.influx_lines import SeriesTags, key_of
-from chandlery.stores.influx_read import Reader, named
+from chandlery.stores.influx_lines import SeriesTags, key_of, named
+from chandlery.stores.influx_read import Reader
 from chandlery.timerange import TimeRange
 
 from .fixtures import Bucket

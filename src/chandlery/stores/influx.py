@@ -37,15 +37,22 @@ from chandlery.stores.influx_delete import check_deletable, delete_rows
 from chandlery.stores.influx_events import MARGIN, MARKS, Books, Event, Retention, reach, reset_event
 from chandlery.stores.influx_foreign import foreign_rows
 from chandlery.stores.influx_http import InfluxHttp, failed
-from chandlery.stores.influx_lines import Lines, SeriesTags, key_of_point, tags_of, text_line
+from chandlery.stores.influx_lines import Lines, SeriesTags, key_of_point, named, tags_of, text_line
 from chandlery.stores.influx_long import LongCandles
 from chandlery.stores.influx_notes import Notebook, Sink
 from chandlery.stores.influx_numbers import Numbers
-from chandlery.stores.influx_read import EVER, Found, Reader, named
+from chandlery.stores.influx_read import EVER, Found, Reader
 from chandlery.stores.influx_send import Sender
 from chandlery.stores.influx_tally import Tally, outside, put, short
 from chandlery.stores.influx_write import Commit
-from chandlery.stores.rules import columns_of, hull, no_such_series, quarantined, without_answers
+from chandlery.stores.rules import (
+    columns_of,
+    hull,
+    listing_order,
+    no_such_series,
+    quarantined,
+    without_answers,
+)
 from chandlery.timerange import RangeSet, TimeRange
 from chandlery.when import iso
 
@@ -279,25 +286,13 @@ class InfluxStore(Store):
     def series(self) -> list[SeriesSummary]:
         """All series kept; rows are counted by the server, and read where counting them cannot tell."""
         kept, rows = self._http.run(read_all(self._reader, self._oldest))
-        order = sorted(
-            kept,
-            key=lambda b: (
-                b.series.exchange,
-                b.series.symbol,
-                b.series.frame.nominal_ms,
-                b.series.timeframe,
-                b.series.kind,
-            ),
-        )
+        order = sorted(kept, key=lambda books: listing_order(books.series))
         return [self._summary(books, rows.get(tags_of(books.series))) for books in order]
 
-    def _without_lost(self, books: Books, rows: int) -> Books:
-        if rows >= books.total:
-            return books
-        return self._http.run(without_lost(self._reader, books, self._horizon))
-
     def _summary(self, books: Books, found: Found | None) -> SeriesSummary:
-        counts = self._counts(self._without_lost(books, 0 if found is None else found.rows), found)
+        if found is None or found.rows < books.total:
+            books = self._http.run(without_lost(self._reader, books, self._horizon))
+        counts = self._counts(books, found)
         return SeriesSummary(
             series=books.series,
             first=None if found is None else found.first,

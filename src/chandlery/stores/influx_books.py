@@ -14,7 +14,7 @@ from chandlery.errors import DataPipelineError, UsageError
 from chandlery.ledger import Ledger
 from chandlery.stores.base import JournalEntry
 from chandlery.stores.influx_events import LEDGER, QUARANTINE, REVISIONS, Books, books_of, journal_entry
-from chandlery.stores.influx_lines import SeriesTags, tags_of
+from chandlery.stores.influx_lines import SeriesTags, named, tags_of
 from chandlery.stores.influx_read import EVER
 from chandlery.stores.influx_tally import recounted, short
 from chandlery.stores.rules import without_answers
@@ -42,12 +42,7 @@ async def read_books(reader: Reader, series: SeriesId, oldest: int) -> Books:
     Raises UsageError where the bucket keeps another symbol under the same tag.
     """
     tags = tags_of(series)
-    where = {
-        "exchange": tags.exchange,
-        "symbol": tags.symbol,
-        "timeframe": tags.timeframe,
-        "kind": series.kind,
-    }
+    where = {**named(tags), "kind": series.kind}
     texts = await asyncio.gather(*(reader.texts(one, where) for one in (LEDGER, QUARANTINE, REVISIONS)))
     events, refusals, revisions = ([json.loads(t.text) for t in part] for part in texts)
     removed = max((found["n"] for found in events if found["event"] == "remove"), default=0)
@@ -160,7 +155,8 @@ def _same_tags(kept: str, series: SeriesId) -> UsageError:
 def _adopted(books: Books, found: Found, oldest: int) -> Books:
     """Books for rows that somebody else wrote: all from the first to the last was asked for, and nothing answered.
 
-    What the bucket is about to forget, before `oldest`, is not asked for. The rows count as stored; fetch asks once for the whole range, which finds the holes and checks what is there.
+    What the bucket is about to forget, before `oldest`, is not asked for. The rows count as stored; fetch asks once for
+    the whole range, which finds the holes and checks what is there.
     """
     frame = books.series.frame
     hull = TimeRange(frame.floor(found.first), frame.next(frame.floor(found.last)))

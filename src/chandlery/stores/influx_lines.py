@@ -91,12 +91,17 @@ def tags_of(series: SeriesId) -> SeriesTags:
     return tags
 
 
+def named(tags: SeriesTags) -> dict[str, str]:
+    """The three tags of a series by their names."""
+    return {"exchange": tags.exchange, "symbol": tags.symbol, "timeframe": tags.timeframe}
+
+
 def key_of(tags: SeriesTags, extra: Mapping[str, str] | None = None) -> str:
     """The key of a series with its tags escaped and sorted: `ohlcv,exchange=…,symbol=…,timeframe=…`.
 
     Raises UsageError naming the tag whose value would not read back equal, and the name that the server keeps for itself.
     """
-    pairs = {"exchange": tags.exchange, "symbol": tags.symbol, "timeframe": tags.timeframe}
+    pairs = named(tags)
     for name in extra or {}:
         if name in pairs:
             raise UsageError(f"two tags are named {name}", hint="name the other one differently")

@@ -21,8 +21,7 @@ from chandlery.stores.influx_events import (
     in_pieces,
     stamp,
 )
-from chandlery.stores.influx_lines import Lines, SeriesTags, joined, key_of, tags_of, text_line
-from chandlery.stores.influx_read import named
+from chandlery.stores.influx_lines import Lines, SeriesTags, joined, key_of, named, tags_of, text_line
 from chandlery.timerange import TimeRange
 
 if TYPE_CHECKING:

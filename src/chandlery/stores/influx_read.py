@@ -21,7 +21,7 @@ from chandlery.errors import StoreCorrupt
 from chandlery.stores import influx_query as iql
 from chandlery.stores.influx_foreign import Faulty, faulty_points
 from chandlery.stores.influx_http import InfluxHttp
-from chandlery.stores.influx_lines import MEASUREMENTS, SeriesTags
+from chandlery.stores.influx_lines import MEASUREMENTS, SeriesTags, named
 from chandlery.stores.influx_ql import InfluxQl
 from chandlery.stores.influx_rows import OddRows, Rows
 from chandlery.timeframe import parse_timeframe
@@ -331,11 +331,6 @@ class Reader:
         for start in range(0, len(statements), STATEMENTS):
             found += await self._ql.rows(statements[start : start + STATEMENTS])
         return found
-
-
-def named(tags: SeriesTags) -> dict[str, str]:
-    """The three tags of a series by their names."""
-    return {name: getattr(tags, name) for name in _TAGS}
 
 
 def _cut(span: TimeRange, length: int) -> Iterable[TimeRange]:

@@ -34,6 +34,7 @@ from chandlery.stores.rules import (
     columns_of,
     hull,
     journal_kind,
+    listing_order,
     no_such_series,
     quarantined,
     without_answers,
@@ -221,7 +222,7 @@ class MemoryStore(Store):
     def series(self) -> list[SeriesSummary]:
         """All series kept, accounted for slot by slot."""
         kept = self._open_kept()
-        order = sorted(kept, key=lambda s: (s.exchange, s.symbol, s.frame.nominal_ms, s.timeframe, s.kind))
+        order = sorted(kept, key=listing_order)
         return [_summary(series, kept[series]) for series in order]
 
     def ledger(self, series: SeriesId) -> Ledger:

@@ -248,6 +248,11 @@ def quarantined(
     ]
 
 
+def listing_order(series: SeriesId) -> tuple[str, str, int, str, str]:
+    """What `Store.series` sorts by: exchange, symbol, length of timeframe, timeframe, kind."""
+    return series.exchange, series.symbol, series.frame.nominal_ms, series.timeframe, series.kind
+
+
 def no_such_series(series: SeriesId, url: str) -> NoSuchSeries:
     """The error for a series that is not kept."""
     return NoSuchSeries(
