@@ -1,0 +1,125 @@
+"""What is known of an exchange, as data: page sizes, bounds, order, depth, empty candles, finality, anchors, units, limits.
+
+Profiles are shipped for some exchanges (`profiles/<id>.toml`, each fact with where it is from), learnt for others by
+`chandlery probe`, and only ever save requests: nothing that is believed of candles rests on them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any, Literal, get_args, get_type_hints
+
+from chandlery.errors import UsageError
+from chandlery.sources.limits import RequestLimit, limits_from
+from chandlery.timeframe import Timeframe
+
+#: The kinds of market that a profile knows, by what ccxt says of a market.
+SPOT, LINEAR = "spot", "linear"
+
+Bound = Literal["inclusive", "exclusive", "unknown"]
+Order = Literal["ascending", "descending", "unknown"]
+Window = Literal["open", "bounded", "unknown"]
+Empty = Literal["omitted", "flat", "unknown"]
+Volume = Literal["base", "quote", "contracts", "unknown"]
+
+
+@dataclass(frozen=True, slots=True)
+class Habits:
+    """How one exchange gives candles of one kind of market, asked through ccxt.
+
+    Numbers of candles by timeframe are mappings from its text to the number, "*" for all others.
+    """
+
+    #: Candles that one answer holds at most, however many are asked for.
+    page: int
+    #: The same for recent candles, and how many candles back from now those are; empty where it is the same.
+    recent_page: int = 0
+    recent: Mapping[str, int] = field(default_factory=dict)
+    #: How many candles back from now are given at all; empty: all of them.
+    depth: Mapping[str, int] = field(default_factory=dict)
+    #: Whether the candle that opens at `since` is in the answer as ccxt asks, and the one that opens at `until`.
+    begin: Bound = "unknown"
+    end: Bound = "unknown"
+    #: Order of the rows as they come.
+    order: Order = "unknown"
+    #: "open": the next candles after `since`, however far; "bounded": those of a page's length of time after it.
+    window: Window = "unknown"
+    #: What is given for a time without a trade.
+    empty: Empty = "unknown"
+    #: Whether the last row may be the candle in progress.
+    in_progress: bool = True
+    #: Seconds after its end until a candle no longer changes; 0: not known.
+    finality: float = 0.0
+    #: Unit of the volume as ccxt gives it.
+    volume: Volume = "unknown"
+
+    def page_at(self, frame: Timeframe, age: int) -> int:
+        """Candles of one answer that begins with the candle `age` candles before the one in progress."""
+        return self.recent_page if self.recent_page and age < _of(self.recent, frame) else self.page
+
+    def reach(self, frame: Timeframe) -> int | None:
+        """How many candles back, the one in progress included, can be had; None: all."""
+        return _of(self.depth, frame) or None
+
+
+def _of(numbers: Mapping[str, int], frame: Timeframe) -> int:
+    return numbers.get(frame.text, numbers.get("*", 0))
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """One exchange. `markets` maps SPOT and LINEAR to their habits; `anchors` maps timeframes that do not open where
+    they usually do (weeks on Monday, all else counted from 1970-01-01 UTC) to where one does, in ms.
+    """
+
+    exchange: str
+    markets: Mapping[str, Habits]
+    limits: tuple[RequestLimit, ...] = ()
+    anchors: Mapping[str, int] = field(default_factory=dict)
+    #: Most requests under way at once; 0: the usual number.
+    in_flight: int = 0
+    #: "shipped" or "probed", when (epoch ms, 0 for shipped), and with which ccxt.
+    origin: str = "shipped"
+    at: int = 0
+    ccxt: str = ""
+
+    def habits(self, kind: str) -> Habits | None:
+        """The habits for a kind of market, None where nothing is known."""
+        return self.markets.get(kind)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON or TOML can hold it; `profile_from` reads it back."""
+        return asdict(self)
+
+
+def profile_from(data: Mapping[str, Any], *, source: str) -> Profile:
+    """A profile as written; raises UsageError, naming `source`, for what is none."""
+    try:
+        return Profile(
+            exchange=str(data["exchange"]),
+            markets={kind: _habits(item) for kind, item in data["markets"].items()},
+            limits=limits_from(data.get("limits", ())),
+            anchors={str(text): int(anchor) for text, anchor in data.get("anchors", {}).items()},
+            in_flight=int(data.get("in_flight", 0)),
+            origin=str(data.get("origin", "shipped")),
+            at=int(data.get("at", 0)),
+            ccxt=str(data.get("ccxt", "")),
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UsageError(
+            f"{source} is no exchange profile: {type(error).__name__}: {error}",
+            hint="learn it anew with `chandlery probe`, or remove the file",
+        ) from error
+
+
+def _habits(item: Mapping[str, Any]) -> Habits:
+    names = {one.name for one in fields(Habits)}
+    habits = replace(Habits(page=int(item["page"])), **{k: v for k, v in item.items() if k in names})
+    if habits.page < 2:
+        raise ValueError(f"a page of {habits.page} candles")
+    hints = get_type_hints(Habits)
+    for name in ("begin", "end", "order", "window", "empty", "volume"):
+        if getattr(habits, name) not in get_args(hints[name]):
+            raise ValueError(f"{name} = {getattr(habits, name)!r}")
+    return habits
