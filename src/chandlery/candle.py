@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import polars as pl
 
+from chandlery.anchors import frame_of
 from chandlery.errors import UsageError
 from chandlery.timeframe import Timeframe, parse_timeframe
 from chandlery.timerange import TimeRange
@@ -52,8 +53,8 @@ class SeriesId:
 
     @property
     def frame(self) -> Timeframe:
-        """The timeframe as a length of time."""
-        return parse_timeframe(self.timeframe)
+        """The timeframe as its exchange lays it on the calendar."""
+        return frame_of(self.exchange, self.timeframe)
 
     def __str__(self) -> str:
         kind = "" if self.kind == "trade" else f" {self.kind}"

@@ -13,6 +13,7 @@ from typing import Any
 
 import polars as pl
 
+from chandlery.anchors import frame_of
 from chandlery.candle import CandlePage, SeriesId
 from chandlery.clock import Clock, SystemClock
 from chandlery.errors import BadAnswer, ExchangeRefused, UnknownSymbol, UnknownTimeframe
@@ -27,7 +28,7 @@ from chandlery.sources.pacing import Pacer
 from chandlery.sources.retry import persist
 from chandlery.sources.walk import Walk
 from chandlery.state import state_folder
-from chandlery.timeframe import DAY, Timeframe, parse_timeframe
+from chandlery.timeframe import DAY, Timeframe
 from chandlery.timerange import TimeRange
 from chandlery.validate import LATEST
 from chandlery.when import iso
@@ -193,7 +194,7 @@ class CcxtRest(Source):
         found: list[Timeframe] = []
         for text in self.client.ccxt.timeframes or {}:
             try:
-                found.append(parse_timeframe(text))
+                found.append(frame_of(self.exchange, text))
             except UnknownTimeframe:
                 log.debug("%s offers a timeframe that is none: %r", self.exchange, text)
         return {frame.text: frame for frame in sorted(found, key=lambda f: f.nominal_ms)}

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
+from chandlery.anchors import frame_of
 from chandlery.candle import SCHEMA, VALUES, no_candles
 from chandlery.errors import StoreCorrupt
 from chandlery.stores import influx_query as iql
@@ -109,7 +110,7 @@ class Reader:
     async def faulty(self, tags: SeriesTags, spans: Sequence[TimeRange]) -> Faulty:
         """The points in the ranges that are no candles of the series."""
         read = await self._read(tags, await self._pieces(tags, spans, by=VALUES), VALUES)
-        return faulty_points([(part.frame, part.partial) for part in read], parse_timeframe(tags.timeframe))
+        return faulty_points([(part.frame, part.partial) for part in read], frame_of(tags.exchange, tags.timeframe))
 
     async def _read(self, tags: SeriesTags, pieces: Sequence[TimeRange], names: Sequence[str]) -> list[_Read]:
         """Each piece in its order, a few of them side by side; without `names` only times."""
