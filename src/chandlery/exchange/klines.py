@@ -55,11 +55,20 @@ class _Block:
 class KlineBook:
     """Answers rows of candles for a market; rendered blocks are kept up to `memory` bytes.
 
-    With `omit_empty` candles without volume do not exist, as on exchanges that give none where nothing was traded.
+    With `omit_empty` candles without volume do not exist, as on exchanges that give none where nothing was traded. With
+    `whole_contracts` a swap's contract is its smallest lot rather than the listing's own.
     """
 
-    def __init__(self, market: Market, *, memory: int = 128 << 20, omit_empty: bool = False) -> None:
+    def __init__(
+        self,
+        market: Market,
+        *,
+        memory: int = 128 << 20,
+        omit_empty: bool = False,
+        whole_contracts: bool = False,
+    ) -> None:
         self._market = market
+        self._whole_contracts = whole_contracts
         self._memory = memory
         self._omit_empty = omit_empty
         self._used = 0
@@ -155,7 +164,7 @@ class KlineBook:
         if row is None:
             candle = self.under_way(listing, timeframe, now)
             closing = np.array([timeframe.next(opened) - 1], dtype=np.int64)
-            size = listing.contract_decimals
+            size = self._contract(listing)
             row = b""
             if candle is not None:
                 row = render_rows(candle, closing, layout, contract_decimals=size, in_progress=True)[0]
@@ -218,13 +227,17 @@ class KlineBook:
         candles = self._made(listing, timeframe, base, since, until)
         ordered = candles.pick(slice(None, None, -1)) if layout.descending else candles
         closing = _close_times(ordered, timeframe)
-        rendered = render_rows(ordered, closing, layout, contract_decimals=listing.contract_decimals)
+        rendered = render_rows(ordered, closing, layout, contract_decimals=self._contract(listing))
         block = _Block(candles.time, *rendered, layout.descending)
         self._blocks[key] = block
         self._used += _size(block)
         while self._used > self._memory and len(self._blocks) > 1:
             self._used -= _size(self._blocks.popitem(last=False)[1])
         return block
+
+    def _contract(self, listing: Listing) -> int:
+        """The decimals of a contract's size."""
+        return listing.volume_decimals if self._whole_contracts else listing.contract_decimals
 
     @staticmethod
     def _block_of(timeframe: Timeframe, moment: int) -> int:

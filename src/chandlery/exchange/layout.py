@@ -1,4 +1,4 @@
-"""How an exchange writes one candle: a row's text with the candle's fields in angle brackets."""
+"""How an exchange writes candles: the text of a row, or of an element of each column, with fields in angle brackets."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from typing import Any
 
 #: What may stand in angle brackets. Decimals: prices, volume and taker (base currency), turnover and taker_turnover (quote
-#: currency), contracts (volume in contracts), vwap. Whole numbers: time and closes (milliseconds; the last one of the
-#: candle), time_s (seconds), trades, lots (volume in the smallest step).
+#: currency), contracts (volume in contracts), vwap. Whole numbers: time, closes and ends (milliseconds; the last one of the
+#: candle, the first one after it), time_s (seconds), trades, lots (volume in the smallest step).
 FIELDS = frozenset(
-    "time time_s closes open high low close volume turnover taker taker_turnover contracts vwap trades lots".split()  # noqa: SIM905
+    "time time_s closes ends open high low close volume turnover taker taker_turnover contracts vwap trades lots".split()  # noqa: SIM905
 )
 _FIELD = re.compile(r"<([a-z_]+)>")
 
@@ -42,6 +42,19 @@ class RowLayout:
             raise ValueError(f"no field of a candle: {', '.join(sorted(unknown))}")
         #: Where each field stands in a decoded row: indexes of a list, names of an object.
         self.places: Mapping[str, tuple[Any, ...]] = _places(row)
+
+
+class ColumnLayout:
+    """Candles as an object of lists, such as `ColumnLayout({"time": "<time_s>", "open": "<open>", "vol": "<contracts>"})`.
+
+    Raises `ValueError` as `RowLayout` does.
+    """
+
+    def __init__(self, columns: Mapping[str, str]) -> None:
+        #: The elements of each list, by its name.
+        self.columns = {name: RowLayout(text) for name, text in columns.items()}
+        #: A candle as the list of its elements in all columns.
+        self.rows = RowLayout("[" + ",".join(columns.values()) + "]")
 
 
 def _places(row: str) -> dict[str, tuple[Any, ...]]:

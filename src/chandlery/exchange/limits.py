@@ -23,11 +23,46 @@ class Verdict:
     status: int
     used: int  # weight in this window, this request included
     wait_ms: int = 0
+    group: str = ""
 
     @property
     def retry_after(self) -> int:
         """`wait_ms` in whole seconds, rounded up."""
         return -(-self.wait_ms // 1000)
+
+
+@dataclass(slots=True)
+class Usage:
+    """What was asked of one limit: `limit` is the weight that `window_ms` hold, 0 none; `most_used` the largest that any did.
+
+    `refused` requests (429) and those during a ban (418) are not part of `weight`.
+    """
+
+    group: str
+    limit: int
+    window_ms: int
+    rolling: bool
+    requests: int = 0
+    weight: int = 0
+    most_used: int = 0
+    refused: int = 0
+    banned: int = 0
+
+    def count(self, verdict: Verdict, weight: int) -> Verdict:
+        """Take one request's verdict to account."""
+        self.requests += 1
+        if verdict.status == 200:
+            self.weight += weight
+            self.most_used = max(self.most_used, verdict.used)
+        elif verdict.status == 429:
+            self.refused += 1
+        else:
+            self.banned += 1
+        return verdict
+
+    def clear(self) -> None:
+        """Count from nothing."""
+        self.requests = self.weight = self.most_used = self.refused = self.banned = 0
 
 
 class Limits(Protocol):
@@ -37,6 +72,10 @@ class Limits(Protocol):
         """Charge one request."""
         ...
 
+    def usage(self) -> list[Usage]:
+        """What was asked of each limit since the start."""
+        ...
+
 
 class RequestLimits:
     """Counts weight per minute of `clock` (epoch milliseconds); a limit of 0 counts and refuses nothing.
@@ -44,7 +83,7 @@ class RequestLimits:
     Past the limit 429, and 418 for who goes on asking: each ban is four times as long as the one before it.
     """
 
-    def __init__(self, limit: int, clock: Callable[[], int]) -> None:
+    def __init__(self, limit: int, clock: Callable[[], int], *, group: str = "") -> None:
         self.limit = limit
         self._clock = clock
         self._minute = 0
@@ -52,32 +91,59 @@ class RequestLimits:
         self._refused = 0
         self._banned_until = 0
         self._ban = _FIRST_BAN
+        self._usage = Usage(group, limit, MINUTE, rolling=False)
 
     def spend(self, weight: int, group: str = "") -> Verdict:
         """Charge one request."""
+        return self._usage.count(self._judge(weight, group), weight)
+
+    def usage(self) -> list[Usage]:
+        """What was asked since the start."""
+        return [self._usage]
+
+    def _judge(self, weight: int, group: str) -> Verdict:
         now = self._clock()
         if now // MINUTE != self._minute:
             self._minute, self._used, self._refused = now // MINUTE, 0, 0
         if self.limit and now < self._banned_until:
-            return Verdict(418, self._used, self._banned_until - now)
+            return Verdict(418, self._used, self._banned_until - now, group)
         self._used += weight
         if not self.limit or self._used <= self.limit:
-            return Verdict(200, self._used)
+            return Verdict(200, self._used, 0, group)
         self._refused += 1
         if self._refused > _PATIENCE:
             self._banned_until = now + self._ban
             wait, self._ban = self._ban, min(self._ban * 4, _LONGEST_BAN)
-            return Verdict(418, self._used, wait)
-        return Verdict(429, self._used, (self._minute + 1) * MINUTE - now)
+            return Verdict(418, self._used, wait, group)
+        return Verdict(429, self._used, (self._minute + 1) * MINUTE - now, group)
+
+
+class HostLimits:
+    """Limits of their own for each of the exchange's hosts, by the group of the endpoint."""
+
+    def __init__(self, hosts: Mapping[str, Limits]) -> None:
+        self.hosts = hosts
+
+    def spend(self, weight: int, group: str = "") -> Verdict:
+        """Charge one request to its host."""
+        return self.hosts[group].spend(weight, group)
+
+    def usage(self) -> list[Usage]:
+        """What was asked of each host."""
+        return [usage for limits in self.hosts.values() for usage in limits.usage()]
 
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """At most `weight` in any `ms` milliseconds; who asks for more is refused, and banned for `ban_ms` if that is not 0."""
+    """At most `weight` in any `ms` milliseconds; who asks for more is refused.
+
+    Where `ban_ms` is not 0, who is refused more than `patience` times in a row of `ms` is banned for so long.
+    """
 
     weight: int
     ms: int
     ban_ms: int = 0
+    patience: int = 0
 
 
 class WindowLimits:
@@ -89,33 +155,61 @@ class WindowLimits:
     def __init__(
         self, windows: Mapping[str, Window], clock: Callable[[], int], *, most: int | None = None
     ) -> None:
-        self._windows = windows
         self._clock = clock
-        self._most = most
-        self._spent: dict[str, deque[tuple[int, int]]] = {group: deque() for group in windows}
-        self._used = dict.fromkeys(windows, 0)
-        self._banned_until = dict.fromkeys(windows, 0)
+        self._windows = {
+            group: _Rolling(group, window, window.weight if most is None else most)
+            for group, window in windows.items()
+        }
 
     def most(self, group: str) -> int:
         """The weight that a group's window holds; 0 is no limit."""
         window = self._windows.get(group)
-        return 0 if window is None else window.weight if self._most is None else self._most
+        return 0 if window is None else window.usage.limit
 
     def spend(self, weight: int, group: str = "") -> Verdict:
         """Charge one request: 200, 429, or 418 where the exchange bans."""
         window = self._windows.get(group)
-        if window is None or self._most == 0:
-            return Verdict(200, 0)
-        now, spent = self._clock(), self._spent[group]
-        if now < self._banned_until[group]:
-            return Verdict(418, self._used[group], self._banned_until[group] - now)
-        while spent and spent[0][0] <= now - window.ms:
-            self._used[group] -= spent.popleft()[1]
-        if self._used[group] + weight <= (self._most or window.weight):
-            self._used[group] += weight
-            spent.append((now, weight))
-            return Verdict(200, self._used[group])
-        if window.ban_ms:
-            self._banned_until[group] = now + window.ban_ms
-            return Verdict(418, self._used[group], window.ban_ms)
-        return Verdict(429, self._used[group], spent[0][0] + window.ms - now if spent else window.ms)
+        if window is None:
+            return Verdict(200, 0, 0, group)
+        return window.usage.count(window.judge(weight, self._clock()), weight)
+
+    def usage(self) -> list[Usage]:
+        """What was asked of each window since the start."""
+        return [window.usage for window in self._windows.values()]
+
+
+class _Rolling:
+    """One window and what is in it."""
+
+    def __init__(self, group: str, window: Window, most: int) -> None:
+        self.usage = Usage(group, most, window.ms, rolling=True)
+        self._window = window
+        self._spent: deque[tuple[int, int]] = deque()
+        self._used = 0
+        self._refused: deque[int] = deque()
+        self._banned_until = 0
+
+    def judge(self, weight: int, now: int) -> Verdict:
+        window, group = self._window, self.usage.group
+        if self._spent and now < self._spent[-1][0]:  # the clock was set back
+            self._spent.clear()
+            self._used = self._banned_until = 0
+        if now < self._banned_until:
+            return Verdict(418, self._used, self._banned_until - now, group)
+        while self._spent and self._spent[0][0] <= now - window.ms:
+            self._used -= self._spent.popleft()[1]
+        if not self.usage.limit or self._used + weight <= self.usage.limit:
+            self._used += weight
+            self._spent.append((now, weight))
+            return Verdict(200, self._used, 0, group)
+        if window.ban_ms and self._patience_ends(now):
+            self._banned_until = now + window.ban_ms
+            return Verdict(418, self._used, window.ban_ms, group)
+        wait = self._spent[0][0] + window.ms - now if self._spent else window.ms
+        return Verdict(429, self._used, wait, group)
+
+    def _patience_ends(self, now: int) -> bool:
+        while self._refused and self._refused[0] <= now - self._window.ms:
+            self._refused.popleft()
+        self._refused.append(now)
+        return len(self._refused) > self._window.patience

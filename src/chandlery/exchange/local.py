@@ -187,7 +187,9 @@ class LocalExchange:
     def _shape(self, name: str, market: Market) -> Shape:
         kind = shape_of(name)
         memory = (self.settings.cache_mib << 20) // len(self.settings.exchanges)
-        book = KlineBook(market, memory=memory, omit_empty=kind.omits_empty)
+        book = KlineBook(
+            market, memory=memory, omit_empty=kind.omits_empty, whole_contracts=kind.whole_contracts
+        )
         paced = self._clock.paced_ms if isinstance(self._clock, ExchangeClock) else self._clock.now_ms
         return kind(market, book, self._clock, kind.make_limits(self.settings.weight_limit, paced))
 

@@ -30,10 +30,13 @@ def spoil_body(page: Page | bytes, strike: Strike, now: int) -> bytes | None:
     change = _ROWS.get(strike.kind)
     if change is None or not isinstance(page, Page):
         return None
-    document = rows = json.loads(body)
+    document = place = json.loads(body)
     for step in page.path:
-        rows = rows[step]
-    changed = change(_Rows(rows, page), random.Random(strike.draw), now)
+        place = place[step]
+    rows = [list(row) for row in zip(*(place[name] for name in page.columns), strict=True)]
+    changed = change(_Rows(rows if page.columns else place, page), random.Random(strike.draw), now)
+    for number, name in enumerate(page.columns):
+        place[name] = [row[number] for row in rows]
     return json.dumps(document, separators=(",", ":")).encode() if changed else None
 
 
@@ -124,6 +127,7 @@ def _misalign(page: _Rows, draw: random.Random, _now: int) -> bool:
     for row in rows[draw.randrange(len(rows)) :]:
         page.put(row, "time", lambda old: int(old) + late)
         page.put(row, "closes", lambda old: int(old) + late)
+        page.put(row, "ends", lambda old: int(old) + late)
         page.put(row, "time_s", lambda old: int(old) + late_s)
     return True
 

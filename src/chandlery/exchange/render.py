@@ -66,8 +66,8 @@ def _field(
         return candles.turnover // np.maximum(candles.volume, 1), price
     if name == "time_s":
         return candles.time // 1000, None
-    if name == "closes":
-        return close_times, None
+    if name in {"closes", "ends"}:
+        return close_times + (name == "ends"), None
     return candles.volume if name == "lots" else getattr(candles, name), None
 
 
@@ -139,6 +139,7 @@ def _render_floats(
     """The slow way, for files whose numbers share no decimal step; such files know nothing but prices and volume."""
     prices = dict(zip(("open", "high", "low", "close", "volume"), candles.prices(), strict=True))
     known = {"time": candles.time, "time_s": candles.time // 1000, "closes": close_times, **prices}
+    known |= {"ends": close_times + 1}
     known |= {"contracts": prices["volume"] * 10.0**contract_decimals}
     columns = [known.get(name, np.zeros(len(candles), dtype=np.int64)).tolist() for name in pieces[1::2]]
     texts = pieces[2::2]

@@ -144,7 +144,7 @@ class ExchangeServer:
         if strike is not None:
             # The latest rows in place of those asked for are a fault only where some were asked for.
             ignorant = strike.kind == "since_ignored" and wanted != query
-            spoiled = self._spoil(mount, strike, answer, headers, ignorant=ignorant)
+            spoiled = self._spoil(mount, endpoint.group, strike, answer, headers, ignorant=ignorant)
         player.done(asked, struck=spoiled is not None)
         if spoiled is not None and strike is not None:
             self._record(mount, path, query, spoiled.status, strike.kind)
@@ -169,6 +169,7 @@ class ExchangeServer:
     def _spoil(
         self,
         mount: _Mount,
+        group: str,
         strike: Strike,
         answer: Page | bytes | ApiError,
         headers: dict[str, str],
@@ -178,7 +179,8 @@ class ExchangeServer:
         """The faulty answer, or None where this fault can do nothing to this answer."""
         kind = strike.kind
         if kind in {"429", "418"}:
-            return self._refuse(mount, Verdict(int(kind), 0, strike.rule.retry_after * 1000), headers)
+            verdict = Verdict(int(kind), 0, strike.rule.retry_after * 1000, group)
+            return self._refuse(mount, verdict, headers)
         if kind == "5xx" and strike.rule.status == 500:
             return _sound(mount.shape.internal_error(), headers)
         if kind == "5xx":
@@ -226,6 +228,12 @@ class ExchangeServer:
             if method == "DELETE":
                 self.forget_requests()
             return {"requests": [asdict(record) for record in self.requests()]}
+        if name == "limits":
+            usages = [(i, usage) for i, m in self._mounts.items() for usage in m.shape.limits.usage()]
+            if method == "DELETE":
+                for _, usage in usages:
+                    usage.clear()
+            return {"limits": [{"exchange": exchange, **asdict(usage)} for exchange, usage in usages]}
         if name == "clock":
             if method in {"POST", "PUT"}:
                 self._set_clock(_document(body))

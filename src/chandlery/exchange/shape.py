@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 
 from chandlery.exchange.clock import TimeSource
 from chandlery.exchange.klines import FOR_EVER, KlineBook
-from chandlery.exchange.layout import RowLayout
+from chandlery.exchange.layout import ColumnLayout, RowLayout
 from chandlery.exchange.limits import Limits, Verdict
 from chandlery.exchange.market import Market
 from chandlery.exchange.symbols import GENERATED, Listing
@@ -45,13 +45,14 @@ class ApiError(Exception):
 class Page:
     """An answer with candles, and what a fault must know to spoil it.
 
-    `path` leads to the list of rows inside the JSON.
+    `path` leads to the list of rows inside the JSON, or to the object of columns where there are `columns`.
     """
 
     body: bytes
     layout: RowLayout
     timeframe: Timeframe
     path: tuple[str | int, ...] = ()
+    columns: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +102,8 @@ class Shape(ABC):
     pairs: ClassVar[tuple[Listing, ...]] = GENERATED
     #: Whether it gives no candle where nothing was traded.
     omits_empty: ClassVar[bool] = False
+    #: Whether a swap's contract is its smallest lot, so that volumes in contracts are whole numbers.
+    whole_contracts: ClassVar[bool] = False
 
     endpoints: Mapping[str, Endpoint]
 
@@ -159,7 +162,7 @@ class Shape(ABC):
         self,
         listing: Listing,
         timeframe: Timeframe,
-        layout: RowLayout,
+        layout: RowLayout | ColumnLayout,
         *,
         since: int | None = None,
         until: int | None = None,
@@ -170,19 +173,29 @@ class Shape(ABC):
     ) -> Page:
         """At most `limit` candles that open in [since, until): the first ones, or with `newest` the last ones.
 
-        The rows stand between the two texts of `around`, which bring the brackets of the list; `path` leads to it.
+        The rows stand between the two texts of `around`, which bring the brackets of the list (or of the object, where the
+        layout is one of columns); `path` leads to it.
         """
-        rows = self.book.rows(
-            listing,
-            timeframe,
-            layout,
-            since=since or 0,
-            until=FOR_EVER if until is None else until,
-            limit=limit,
-            now=self.clock.now_ms(),
-            newest=newest,
+        now = self.clock.now_ms()
+
+        def rows(one: RowLayout) -> bytes:
+            return self.book.rows(
+                listing,
+                timeframe,
+                one,
+                since=since or 0,
+                until=FOR_EVER if until is None else until,
+                limit=limit,
+                now=now,
+                newest=newest,
+            )
+
+        if isinstance(layout, RowLayout):
+            return Page(around[0] + rows(layout) + around[1], layout, timeframe, path)
+        lists = b",".join(
+            b'"%b":[%b]' % (name.encode(), rows(column)) for name, column in layout.columns.items()
         )
-        return Page(around[0] + rows + around[1], layout, timeframe, path)
+        return Page(around[0] + lists + around[1], layout.rows, timeframe, path, tuple(layout.columns))
 
 
 def intervals(names: Mapping[str, str] | str, anchor: int | None = None) -> dict[str, Timeframe]:

@@ -18,6 +18,7 @@ SHAPES: Mapping[str, str] = {
     "kraken": "Kraken",
     "coinbase": "Coinbase",
     "kucoin": "Kucoin",
+    "mexc": "Mexc",
 }
 
 
