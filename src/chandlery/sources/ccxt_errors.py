@@ -36,6 +36,8 @@ DEFAULT_WAIT_MS = {429: 5_000, 418: 120_000}
 
 _BANNED_UNTIL = re.compile(r"banned until\s+(\d{13})")
 _NO_TIMEFRAME = re.compile(r'"code":\s*-1120\b|invalid (interval|timeframe|granularity)', re.IGNORECASE)
+# Kraken's words for it, which ccxt 4.5.90 does not know: a bare ExchangeError would be asked again and again.
+_NO_SYMBOL = re.compile(r"\bEQuery:Unknown asset pair\b")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]+")
 
 
@@ -110,6 +112,8 @@ def _to_error(error: Exception, reply: Reply, *, exchange: str, now: int) -> Exc
     ours = class_of(error)
     if status == 400 and _NO_TIMEFRAME.search(reply.body):
         return UnknownTimeframe(said, hint="this server does not offer the timeframe, though ccxt lists it")
+    if ours is UNMATCHED and _NO_SYMBOL.search(reply.body):
+        return UnknownSymbol(said, hint="`chandlery markets` lists its symbols")
     if status in _PERMANENT and ours is not UnknownSymbol:
         return ExchangeRefused(said, hint=_HINTS.get(status, ""))
     if ours is RateLimited:
