@@ -234,7 +234,7 @@ class CcxtRest(Source):
         return self._beginnings[series]
 
     def _edges(self, series: SeriesId, now: int) -> Edges:
-        return Edges(self._asker, series, self._offered(), now=now, page=self._page(series))
+        return Edges(self._asker, series, self._offered(), now=now, page=lambda _since: self._page(series))
 
     def _page(self, series: SeriesId) -> int:
         """How many candles to ask for at once: ccxt's hint, which nothing relies on."""
@@ -263,7 +263,7 @@ class CcxtRest(Source):
             market=market,
             beginning=lambda: self._beginning(series, now),
             now=now,
-            page=self._page(series),
+            page=lambda _since: self._page(series),
             source=self.name,
             usual=self._usual[series],
         )

@@ -7,7 +7,7 @@ an empty answer for proof: a look counts only where a candle that must be in it 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from chandlery.candle import SeriesId
@@ -50,7 +50,13 @@ class Edges:
     """Searches over one series of one exchange."""
 
     def __init__(
-        self, asker: Asker, series: SeriesId, offered: Mapping[str, Timeframe], *, now: int, page: int
+        self,
+        asker: Asker,
+        series: SeriesId,
+        offered: Mapping[str, Timeframe],
+        *,
+        now: int,
+        page: Callable[[int], int],
     ) -> None:
         self.asker = asker
         self.series = series
@@ -86,7 +92,7 @@ class Edges:
             self.series,
             frame.text,
             max(0, since),
-            limit or self.page,
+            limit or self.page(max(0, since)),
             now=self.now,
             grid=frame if own else None,
             believe=believe,

@@ -55,7 +55,10 @@ BEGINNINGS = 3
 
 
 class Walk:
-    """One walk over `span` of one series. `stop` is `span.until`; `done` is where what was said so far ends."""
+    """One walk over `span` of one series. `stop` is `span.until`; `done` is where what was said so far ends.
+
+    `page` says how many candles to ask for at once, by the open time of the first of them.
+    """
 
     def __init__(
         self,
@@ -67,7 +70,7 @@ class Walk:
         market: Market,
         beginning: Callable[[], Awaitable[Beginning | None]],
         now: int,
-        page: int,
+        page: Callable[[int], int],
         source: str,
         usual: Usual | None = None,
     ) -> None:
@@ -202,7 +205,7 @@ class Walk:
             self.series,
             self.series.timeframe,
             max(0, since),
-            room or max(2, min(self.page, need)),
+            room or max(2, min(self.page(since), need)),
             now=self.now,
             grid=self.frame,
             anchor=anchor,
@@ -365,11 +368,11 @@ class Walk:
         behind = self.frame.next(anchor.open)
         for turn in range(1, ROUNDS_AT_END + 1):
             await self._pause(2 * turn)
-            rows = await self._ask(behind, None, room=self.page)
+            rows = await self._ask(behind, None, room=self.page(behind))
             if (rows.last or 0) > anchor.open or rows.rejected or rows.tail:
                 return True
             await self._pause(2 * turn + 1)
-            rows = await self._ask(anchor.open, anchor, room=self.page)
+            rows = await self._ask(anchor.open, anchor, room=self.page(anchor.open))
             if (rows.last or 0) > anchor.open or rows.rejected or rows.tail:
                 return True
             if await self.edges.longer_after(anchor.open):
