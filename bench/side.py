@@ -9,18 +9,22 @@ import platform
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 SERVER = """
-import sys
-from chandlery.exchange import ExchangeSettings, parse_fault, serve
-from chandlery.exchange.faults import Faults
-limit, clock, symbols, faults = int(sys.argv[1]), sys.argv[2], tuple(sys.argv[3].split(",")), sys.argv[4:]
-settings = ExchangeSettings(cache_mib=1024, weight_limit=limit, clock=clock, symbols=symbols, faults=Faults(tuple(map(parse_fault, faults))))
-serve(settings, on_ready=lambda url: print(url, file=sys.stderr, flush=True))
+import json, sys
+from pathlib import Path
+from chandlery.exchange import ExchangeSettings, serve
+given = json.loads(sys.argv[1])
+given["csv"] = given["csv"] and Path(given["csv"])
+given["symbols"] = tuple(given["symbols"])
+serve(ExchangeSettings(**given), on_ready=lambda url: print(url, file=sys.stderr, flush=True))
 """
+MINUTE = 60_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,11 +59,21 @@ def measure(
 
 @contextlib.contextmanager
 def exchange(
-    symbols: Sequence[str], *, clock: str, limit: int = 0, faults: Sequence[str] = ()
+    symbols: Sequence[str] = (),
+    *,
+    clock: str | None = None,
+    limit: int | None = 0,
+    play: str = "binance",
+    csv: Path | None = None,
 ) -> Iterator[str]:
-    """A local exchange in its own process; gives its URL."""
-    command = [sys.executable, "-c", SERVER, str(limit), clock, ",".join(symbols), *faults]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    """A local exchange in its own process; gives its URL. `limit` None: the documented one; `clock` None: real time."""
+    given = {
+        "symbols": list(symbols), "clock": clock, "weight_limit": limit, "exchange": play,
+        "csv": str(csv) if csv else None, "cache_mib": 1024,
+    }  # fmt: skip
+    process = subprocess.Popen(
+        [sys.executable, "-c", SERVER, json.dumps(given)], stderr=subprocess.PIPE, text=True
+    )
     try:
         assert process.stderr is not None
         url = process.stderr.readline().strip()
@@ -69,6 +83,37 @@ def exchange(
     finally:
         process.terminate()
         process.wait()
+
+
+def control(url: str, name: str, method: str = "GET", body: object = None) -> Any:
+    """Ask the exchange's control endpoint (docs/local-exchange.md)."""
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(f"{url}/_control/{name}", data=data, method=method)  # noqa: S310
+    with urllib.request.urlopen(request) as answer:  # noqa: S310
+        return json.load(answer)
+
+
+def set_latency(url: str, milliseconds: int) -> None:
+    """Let every answer come so much later."""
+    rules = [f"latency:{milliseconds}"] if milliseconds else []
+    control(url, "faults", "POST", {"rules": rules})
+
+
+def forget(url: str) -> None:
+    """Empty the exchange's request log and its count of weight."""
+    control(url, "requests", "DELETE")
+    control(url, "limits", "DELETE")
+
+
+def refused(url: str) -> int:
+    """Requests that the exchange has answered 429 or 418 since it was told to forget."""
+    return sum(int(one["refused"]) + int(one["banned"]) for one in control(url, "limits")["limits"])
+
+
+def wait_for_turn(url: str) -> None:
+    """Wait until a minute of the exchange's clock has just begun, so that none of its weight is used."""
+    now = int(control(url, "clock")["time"])
+    time.sleep((MINUTE - now % MINUTE + 20) / 1000)
 
 
 def machine() -> str:
