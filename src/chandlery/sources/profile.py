@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any, Literal, get_args, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from chandlery.errors import UsageError
 from chandlery.sources.limits import RequestLimit, limits_from
@@ -22,6 +22,7 @@ Order = Literal["ascending", "descending", "unknown"]
 Window = Literal["open", "bounded", "unknown"]
 Empty = Literal["omitted", "flat", "unknown"]
 Volume = Literal["base", "quote", "contracts", "unknown"]
+DepthBy = Literal["rows", "time"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,10 @@ class Habits:
     recent: Mapping[str, int] = field(default_factory=dict)
     #: How many candles back from now are given at all; empty: all of them.
     depth: Mapping[str, int] = field(default_factory=dict)
+    #: What the depth counts: "rows" that are there, or "time" in candles, whether there are rows or not.
+    depth_by: DepthBy = "rows"
+    #: Whether an answer holds no more candles than were asked for.
+    heeds_limit: bool = True
     #: Whether the candle that opens at `since` is in the answer as ccxt asks, and the one that opens at `until`.
     begin: Bound = "unknown"
     end: Bound = "unknown"
@@ -61,6 +66,11 @@ class Habits:
     def reach(self, frame: Timeframe) -> int | None:
         """How many candles back, the one in progress included, can be had; None: all."""
         return _of(self.depth, frame) or None
+
+    @property
+    def depth_is_time(self) -> bool:
+        """Whether the depth says what moment the oldest candle is of: not where times without a trade have no row."""
+        return self.depth_by == "time" or self.empty == "flat"
 
 
 def _of(numbers: Mapping[str, int], frame: Timeframe) -> int:
@@ -116,10 +126,17 @@ def profile_from(data: Mapping[str, Any], *, source: str) -> Profile:
 def _habits(item: Mapping[str, Any]) -> Habits:
     names = {one.name for one in fields(Habits)}
     habits = replace(Habits(page=int(item["page"])), **{k: v for k, v in item.items() if k in names})
-    if habits.page < 2:
-        raise ValueError(f"a page of {habits.page} candles")
-    hints = get_type_hints(Habits)
-    for name in ("begin", "end", "order", "window", "empty", "volume"):
-        if getattr(habits, name) not in get_args(hints[name]):
-            raise ValueError(f"{name} = {getattr(habits, name)!r}")
+    if habits.page < 2 or (habits.recent_page and habits.recent_page < habits.page):
+        raise ValueError(f"a page of {habits.page} candles, of recent ones {habits.recent_page}")
+    for name, legal in get_type_hints(Habits).items():
+        value = getattr(habits, name)
+        if get_args(legal) and get_origin(legal) is Literal and value not in get_args(legal):
+            raise ValueError(f"{name} = {value!r}")
+        if legal in (int, bool) and type(value) is not legal:
+            raise ValueError(f"{name} = {value!r}")
+    counts = (*habits.recent.values(), *habits.depth.values())
+    if not all(type(count) is int and count > 0 for count in counts):
+        raise ValueError(f"numbers of candles are {counts!r}")
+    if isinstance(habits.finality, bool) or not 0 <= habits.finality <= 86_400:
+        raise ValueError(f"finality = {habits.finality!r}")
     return habits
