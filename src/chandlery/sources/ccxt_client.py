@@ -22,11 +22,11 @@ from urllib.parse import SplitResult, urlsplit, urlunsplit
 
 import aiohttp
 import ccxt.async_support
-from yarl import URL
 
 from chandlery.errors import ExchangeError, UnknownExchange
 from chandlery.sources.base import Traffic
 from chandlery.sources.ccxt_errors import Reply, to_error, unreachable
+from chandlery.sources.http_requests import AnswerTooLarge, Requests
 from chandlery.sources.pacing import Pacer
 
 log = logging.getLogger("chandlery.sources.ccxt")
@@ -212,7 +212,7 @@ class Client:
                 "api": _redirected(self.ccxt.urls.get("api"), url, str(self.ccxt.hostname or "")),
             }
         self.date = ""  # the Date header of the latest answer
-        self._session: aiohttp.ClientSession | None = None
+        self._requests = Requests(timeout_seconds=timeout_seconds, limit=BODY_LIMIT)
         self._closed = False
 
     # -- what callers use ------------------------------------------------------------------------------------------
@@ -263,9 +263,7 @@ class Client:
         """Close the connections; twice is fine."""
         self._closed = True
         self.pacer.close()
-        session, self._session = self._session, None
-        if session is not None:
-            await session.close()
+        await self._requests.close()
         await self.ccxt.close()
 
     # -- one request -----------------------------------------------------------------------------------------------
@@ -322,46 +320,23 @@ class Client:
 
     async def _exchange_bytes(self, reply: Reply, url: str, method: str, headers: Any, body: Any) -> str:
         """One HTTP request, redirects not followed, its answer no larger than BODY_LIMIT, within the total time."""
-        session = self._open()
-        total = aiohttp.ClientTimeout(total=self.timeout_seconds)
-        data = body.encode() if isinstance(body, str) else body
+        if self._closed:
+            raise ccxt.ExchangeClosedByUser("the source is closed")
         try:
-            async with session.request(
-                method,
-                URL(url, encoded=True),
-                data=data,
-                headers=headers,
-                timeout=total,
-                allow_redirects=False,
-            ) as response:
-                chunks: list[bytes] = []
-                size = 0
-                reply.headers = {name.lower(): value for name, value in response.headers.items()}
-                while chunk := await response.content.readany():
-                    size += len(chunk)
-                    if size > BODY_LIMIT:
-                        raise ccxt.BadResponse(f"{self.id}: an answer of more than {BODY_LIMIT} bytes")
-                    chunks.append(chunk)
-                reply.status = response.status
-                self.date = reply.headers.get("date", self.date)
+            answer = await self._requests.send(url, method, headers, body)
+        except AnswerTooLarge as error:
+            raise ccxt.BadResponse(f"{self.id}: {error}") from error
         except TimeoutError as error:
             raise ccxt.RequestTimeout(f"no answer within {self.timeout_seconds:g} s") from error
         except (ssl.SSLCertVerificationError, aiohttp.ClientConnectorCertificateError) as error:
             raise ccxt.PermissionDenied("the server's certificate cannot be verified") from error
         except (aiohttp.ClientError, OSError) as error:
             raise ccxt.ExchangeNotAvailable(unreachable(error, urlsplit(url).netloc)) from error
-        raw = b"".join(chunks)
-        text = raw.decode("utf-8", "replace")
+        reply.status, reply.headers = answer.status, answer.headers
+        self.date = reply.headers.get("date", self.date)
+        text = answer.body.decode("utf-8", "replace")
         reply.body = text[:2000]
         return text
-
-    def _open(self) -> aiohttp.ClientSession:
-        if self._closed:
-            raise ccxt.ExchangeClosedByUser("the source is closed")
-        if self._session is None:
-            connector = aiohttp.TCPConnector(limit=64, happy_eyeballs_delay=0.25)
-            self._session = aiohttp.ClientSession(connector=connector, trust_env=True, auto_decompress=True)
-        return self._session
 
     def _weight(self, url: str) -> float:
         # ccxt counts binance's spot weights in units of 50 ms of the 6,000 a minute that are declared: one is 5.
