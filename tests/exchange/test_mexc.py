@@ -171,6 +171,7 @@ def test_limits_are_by_endpoint(http: Any) -> None:
 
 def test_limits_reach_ccxt() -> None:
     """Refusals of both APIs are RateLimitExceeded in the real class."""
+
     async def ask(url: str, kind: str) -> None:
         client = ccxt.mexc({"enableRateLimit": False})
         client.urls["api"] = moved(client.urls["api"], url)

@@ -23,7 +23,11 @@ ROWS = {
     "coinbase": 300,
     "kucoin": 1500,
     "mexc": 500,
+    "bitget": 200,
+    "gate": 1000,
 }
+#: Rows of a page of a timeframe, by exchange and symbol, where they are fewer.
+FEWER_ROWS = {("bitget", "BTC/USDT:USDT", "1w"): 13, ("bitget", "BTC/USDT:USDT", "1M"): 4}
 PATHS = {
     "binance": "/api/v3/klines",
     "binanceusdm": "/fapi/v1/klines",
@@ -33,6 +37,8 @@ PATHS = {
     "coinbase": "/api/v3/brokerage/market/products/BTC-USDT/candles",
     "kucoin": "/api/v1/market/candles",
     "mexc": "/api/v1/contract/kline/BTC_USDT",
+    "bitget": "/api/v2/mix/market/candles",
+    "gate": "/api/v4/futures/usdt/candlesticks",
 }
 QUERIES: dict[str, dict[str, Any]] = {
     "binance": {"symbol": "BTCUSDT", "interval": "1m", "startTime": MIDNIGHT - 20 * MINUTE, "limit": 10},
@@ -68,6 +74,19 @@ QUERIES: dict[str, dict[str, Any]] = {
         "start": (MIDNIGHT - 20 * MINUTE) // 1000,
         "end": (MIDNIGHT - 10 * MINUTE) // 1000,
     },
+    "bitget": {
+        "symbol": "BTCUSDT",
+        "productType": "USDT-FUTURES",
+        "granularity": "1m",
+        "startTime": MIDNIGHT - 20 * MINUTE,
+        "endTime": MIDNIGHT - 10 * MINUTE,
+    },
+    "gate": {
+        "contract": "BTC_USDT",
+        "interval": "1m",
+        "from": (MIDNIGHT - 20 * MINUTE) // 1000,
+        "to": (MIDNIGHT - 11 * MINUTE) // 1000,
+    },
 }
 LISTS = {
     "bybit": ("result", "list"),
@@ -76,16 +95,17 @@ LISTS = {
     "coinbase": ("candles",),
     "kucoin": ("data",),
     "mexc": ("data",),
+    "bitget": ("data",),
 }
 #: Exchanges that answer with columns, and those of time, prices and volume.
 COLUMNS = {"mexc": ("time", "open", "high", "low", "close", "vol")}
 #: How many candles back an exchange gives any.
-DEPTHS = {"kraken": 720}
-SECONDS = {"kraken", "coinbase", "kucoin", "mexc"}
+DEPTHS = {"kraken": 720, "gate": 10_000}
+SECONDS = {"kraken", "coinbase", "kucoin", "mexc", "gate"}
 #: Exchanges that give a swap's volume in contracts, of the smallest lot each.
-CONTRACTS = {"mexc"}
+CONTRACTS = {"mexc", "gate"}
 #: Where the volume of a row stands, if not at 5.
-VOLUMES: dict[str, Any] = {"kraken": 6, "coinbase": "volume"}
+VOLUMES: dict[str, Any] = {"kraken": 6, "coinbase": "volume", "gate": "v"}
 EVERY = pytest.mark.parametrize("name", list(SHAPES))
 TIMEFRAMES = [
     (name, timeframe)
@@ -161,10 +181,10 @@ def test_time(several: Any, name: str) -> None:
 def test_candles_are_the_truth(several: Any, name: str, timeframe: str) -> None:
     """Pages from a `since` on a candle, inside one and before the listing are the truth of exactly that stretch."""
     frame = shape_of(name).timeframes()[timeframe]
-    rows = ROWS[name]
 
     async def walk(client: Any) -> None:
         for symbol in _symbols(name):
+            rows = FEWER_ROWS.get((name, symbol, timeframe), ROWS[name])
             back = min(3000, DEPTHS.get(name, 3000) - 10)
             opened = frame.floor(MIDNIGHT - min(back * frame.nominal_ms, 400 * DAY))
             whole = several.truth(name, symbol, timeframe, opened, several.clock.now)
@@ -232,7 +252,11 @@ def test_unknown_symbol(several: Any, name: str) -> None:
         await client.fetch_ohlcv(market["symbol"], "1m")
 
     # ccxt does not know some exchanges' own words for it.
-    words = {"kraken": "Unknown asset pair", "coinbase": "ProductID is invalid"}.get(name)
+    words = {
+        "kraken": "Unknown asset pair",
+        "coinbase": "ProductID is invalid",
+        "bitget": "does not exist",
+    }.get(name)
     with pytest.raises(ccxt.ExchangeError if words else ccxt.BadSymbol, match=words):
         several.talk(name, ask)
 
@@ -258,6 +282,8 @@ def test_documented_limits(name: str, http: Any) -> None:
         "coinbase": (10, 1_000),
         "kucoin": (666, 30_000),
         "mexc": (20, 2_000),
+        "bitget": (20, 1_000),
+        "gate": (200, 10_000),
     }[name]
     with LocalExchange(ExchangeSettings(exchange=name), clock=clock) as exchange:
         shape = exchange._shapes[name]

@@ -19,6 +19,8 @@ SHAPES: Mapping[str, str] = {
     "coinbase": "Coinbase",
     "kucoin": "Kucoin",
     "mexc": "Mexc",
+    "bitget": "Bitget",
+    "gate": "Gate",
 }
 
 
