@@ -38,6 +38,7 @@ AGREE_AT_END = 3
 PAUSE_REFUSED = 5.0
 
 Values = tuple[float, ...]
+OnRows = Callable[[SeriesId, str, int | None, int, "pl.DataFrame"], "pl.DataFrame"]
 
 
 @dataclass(slots=True)
@@ -124,6 +125,9 @@ class Asker:
         self.traffic = traffic
         self.clock = clock
         self.max_wait_seconds = max_wait_seconds
+        #: Sees the rows of each answer as they came (after series, timeframe, since, limit), and gives them as they count:
+        #: volumes in base units.
+        self.on_rows: OnRows = lambda _series, _timeframe, _since, _limit, frame: frame
         self.ignores_limit = False  # learnt: it gives more rows than it is asked for
 
     def patience(self) -> Patience:
@@ -214,6 +218,7 @@ class Asker:
             frame = rows_for(self.client.id, market)(raw, lambda row: parse(row, market))
         if series.kind != "trade":
             frame = frame.with_columns(frame["volume"].fill_nan(0.0))  # mark and index candles have none
+        frame = self.on_rows(series, timeframe, since, limit, frame)
         verdict = check_rows(frame, grid, raw, latest=now + WEEK)
         return Rows(verdict.good, verdict.rejected, since or 0, limit, verdict.tail, verdict.strays)
 
