@@ -34,6 +34,11 @@ log = logging.getLogger("chandlery.sources.asking")
 SAME_DEFECTS = 6
 #: So many answers must agree on the last row of an answer before it is believed without a candle after it.
 AGREE_AT_END = 3
+#: Pages that must have come right in one way of asking, and not in the usual one, before it becomes the usual one.
+LEARNT = 2
+#: So few candles fit into one answer of any exchange.
+SMALL = 100
+NO_LIMIT = 1_000_000
 #: Seconds before the one repeat of what a refusal for good was answered to: a firewall or a node may err once.
 PAUSE_REFUSED = 5.0
 
@@ -117,6 +122,43 @@ def joined(rows: Rows, other: Rows, frame: Timeframe) -> Rows:
     return Rows(good, kept, rows.since, rows.limit, other.tail, rows.strays + other.strays)
 
 
+@dataclass(slots=True)
+class Approach:
+    """How an exchange must be asked so that its answers hold the candle that they are to begin with; learnt as it goes.
+
+    Some exchanges leave out the candle at `since`: then an earlier beginning finds it. Some drop the head of a window that
+    holds more than they give at once: then a smaller page does. What worked for two different pages is kept.
+    """
+
+    shift: int = 0
+    most: int = NO_LIMIT
+    _seen: dict[tuple[int, int], set[int]] = field(default_factory=dict)
+
+    def window(self, attempt: int, rows: int) -> tuple[int, int]:
+        """How many candles earlier to begin, and how many to ask for at most, at the n-th attempt.
+
+        `rows` is how many the same headless answer had, twice; 0 if it is not that which goes wrong.
+        """
+        if attempt < 2 or (attempt == 2 and not rows):
+            return self.shift, self.most
+        if attempt == 2:
+            return 1, self.most
+        if attempt == 3 and rows > 1:
+            return self.shift, min(self.most, rows)
+        if attempt == 4 and rows > 2:
+            return 1, min(self.most, rows - 1)
+        return (1, self.most) if attempt < 5 else (2, min(self.most, SMALL))
+
+    def worked(self, shift: int, most: int, since: int) -> None:
+        """Note that the page from `since` on held its anchor when asked for like that, and in no other way."""
+        places = self._seen.setdefault((shift, most), set())
+        places.add(since)
+        if len(places) >= LEARNT:
+            self.shift, self.most = shift, most
+            self._seen.clear()
+            log.debug("pages are asked for %d candles earlier, and of %d candles at most", shift, most)
+
+
 class Asker:
     """Asks one exchange for candles until an answer may be believed."""
 
@@ -128,7 +170,7 @@ class Asker:
         #: Sees the rows of each answer as they came (after series, timeframe, since, limit), and gives them as they count:
         #: volumes in base units.
         self.on_rows: OnRows = lambda _series, _timeframe, _since, _limit, frame: frame
-        self.ignores_limit = False  # learnt: it gives more rows than it is asked for
+        self.approach = Approach()
 
     def patience(self) -> Patience:
         """The failures of a new ask."""
@@ -158,25 +200,27 @@ class Asker:
         """
         patience = self.patience()
         defects = _Defects()
-        crowded = 0
+        approach = self.approach
+        headless: list[tuple[int, int]] = []
         attempt = 0
         refusals = 0
         while True:
-            shift, room = _window(attempt, anchor is not None)
+            shift, room = 0, NO_LIMIT
+            rows = headless[0][0] if len(headless) == 2 and headless[0] == headless[1] else 0
+            if anchor is not None:
+                shift, room = approach.window(attempt, rows)
             asked = grid.add(since, -shift) if grid is not None and shift else since
+            wanted = min(limit, room) + shift
             try:
-                answer = await self.once(series, timeframe, asked, min(limit, room) + shift, now, grid)
+                answer = await self.once(series, timeframe, asked, wanted, now, grid)
                 if until is not None:
                     answer.rejected = tuple(r for r in answer.rejected if r.open is None or r.open < until)
-                if len(answer.good) > limit + shift and not self.ignores_limit:
-                    crowded += 1
-                    if crowded < 2:
-                        raise BadAnswer(
-                            f"{series}: {len(answer.good)} candles where {limit + shift} were asked for"
-                        )
-                    self.ignores_limit = True
                 settled = defects.settled(answer, grid, series)
+                if anchor is not None and attempt < 2:
+                    headless.append(_headless(answer, anchor, grid, wanted))
                 _check_anchor(series, answer, anchor)
+                if rows and 2 <= attempt < 5:
+                    approach.worked(shift, room, since)
                 if not settled:
                     bad = answer.rejected or answer.tail
                     raise BadAnswer(f"{series}: {len(bad)} bad rows: {bad[0].reason}")
@@ -230,15 +274,15 @@ def _may_pass(error: DataPipelineError) -> bool:
     )
 
 
-def _window(attempt: int, anchored: bool) -> tuple[int, int]:
-    """How many candles earlier to begin, and how many to ask for at most, at the n-th attempt.
+def _headless(answer: Rows, anchor: Anchor, grid: Timeframe | None, limit: int) -> tuple[int, int]:
+    """Number of rows and first open time of an answer that lies in the window asked for and begins behind the anchor.
 
-    Some exchanges leave out the candle at `since`, or drop the head of a page that is larger than they give: an
-    earlier beginning and a smaller page find the anchor there too.
+    (0, 0) for any other answer: what is somewhere else went wrong in another way.
     """
-    if not anchored or attempt < 3:
-        return 0, 1_000_000
-    return (1, 1_000_000) if attempt < 5 else (2, 100)
+    first, last = answer.first or 0, answer.last or 0
+    if grid is None or first <= anchor.open or last > grid.add(anchor.open, limit + 1):
+        return 0, 0
+    return len(answer.good), first
 
 
 def _check_anchor(series: SeriesId, answer: Rows, anchor: Anchor | None) -> None:

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
 from chandlery.candle import SeriesId
 from chandlery.errors import BadAnswer, ExchangeRefused
 from chandlery.sources.asking import Asker, Rows
+from chandlery.sources.base import Beginning
 from chandlery.timeframe import DAY, Timeframe
 from chandlery.validate import open_times
 from chandlery.when import iso
@@ -23,6 +23,8 @@ log = logging.getLogger("chandlery.sources.edges")
 DAWN = 1_230_768_000_000
 #: Candles that one answer surely covers where nothing else is known.
 SURE_PAGE = 100
+#: Candles that a search asks for at once: a few more than it relies on, and no more than any exchange gives of old ones.
+LOOKED_AT = 100
 #: The longer timeframes to search by. Each is less than 96 of the one before, so that one answer holds the way down;
 #: others are offered by exchanges for some of their markets only.
 LADDER = frozenset({"1m", "5m", "1h", "1d", "1w", "1M"})
@@ -36,14 +38,6 @@ SUSPICIOUS = 6
 
 
 Span = tuple[int, int]
-
-
-@dataclass(frozen=True, slots=True)
-class Beginning:
-    """The first candle that the exchange gives, and whether older ones exist that it does not give."""
-
-    open: int
-    deeper: bool = False
 
 
 class Edges:
@@ -82,6 +76,10 @@ class Edges:
         if self._left < 0:
             raise BadAnswer(f"{self.series}: the edge of the candles was not found in so many requests")
         own = frame == self.frame
+        wanted = limit or min(LOOKED_AT, self.page(max(0, since)))
+        if own and since > 0:
+            # One more before it: some exchanges leave out the candle that opens at `since`.
+            since, wanted = frame.add(since, -1), wanted + (0 if limit == 0 else 1)
 
         def believe(rows: Rows) -> str:
             if within is None or any(self._overlaps(frame, span, within) for span in _spans(rows, frame)):
@@ -92,7 +90,7 @@ class Edges:
             self.series,
             frame.text,
             max(0, since),
-            limit or self.page(max(0, since)),
+            wanted,
             now=self.now,
             grid=frame if own else None,
             believe=believe,
@@ -247,13 +245,22 @@ class Edges:
         first = await self._first_given()
         if first is None:
             return None
-        longest = self.levels[-1]
-        if longest == self.frame:
-            return Beginning(first)
-        # A longer candle that ends before the first of ours begins says that the exchange once had more.
-        spans = await self._coarse_from_dawn(longest)
-        slack = DAY if longest.fixed_ms is None else 0
-        return Beginning(first, deeper=bool(spans) and spans[0][1] + slack <= first)
+        return Beginning(first, deeper=await self._deeper(first))
+
+    async def _deeper(self, first: int) -> bool:
+        """Whether a longer candle ends before the first of ours begins: the exchange once had more of them.
+
+        The next longer timeframe tells it of the last hours, the longest one where both reach equally far back.
+        """
+        for frame in dict.fromkeys((*self.levels[1:2], *self.levels[-1:])):
+            if frame == self.frame:
+                continue
+            begin = first - (SURE_PAGE - 8) * frame.nominal_ms
+            spans = await self.look(frame, begin, within=(first, first + 1))
+            slack = DAY if frame.fixed_ms is None else 0
+            if spans[0][1] + slack <= first:
+                return True
+        return False
 
     async def _first_given(self) -> int | None:
         """Ask for the first candle straight out, else find it through longer ones; then ask just before it."""
@@ -288,18 +295,24 @@ class Edges:
         return None
 
     async def _coarse_from_dawn(self, frame: Timeframe) -> list[Span]:
-        """The first candles at a long timeframe: straight from the dawn, else by halving the time since then."""
-        length = frame.nominal_ms * (SURE_PAGE - 4)
+        """The first candles at a long timeframe: those of the last while, unless there are older ones.
+
+        Older ones are asked for straight from the dawn, or else found by halving the time since then.
+        """
+        length = frame.nominal_ms * (SURE_PAGE - 8)
+        best = await self._tolerant(frame, self.now - length)
+        if best:
+            older = await self._older(frame, best, length)
+            if not older:
+                return best
+            best = older
         for since in (DAWN, DAWN - length // 2):
             spans = await self._tolerant(frame, since)
             if spans:
                 return spans
-        lo, hi = DAWN, self.now  # nothing begins in [DAWN, lo + length)
-        best: list[Span] = []
-        latest = await self._tolerant(frame, self.now - length)
-        if not latest:
+        if not best:
             return []
-        best, hi = latest, latest[0][0]
+        lo, hi = DAWN, best[0][0]  # nothing begins in [DAWN, lo + length)
         while hi - lo > length:
             middle = (lo + hi) // 2
             spans = await self._tolerant(frame, middle)
@@ -307,8 +320,13 @@ class Edges:
                 best, hi = spans, min(middle, spans[0][0])
             else:
                 lo = middle + length if not spans else middle
-        spans = await self._tolerant(frame, best[0][0] - length)
-        return spans if spans and spans[0][0] < best[0][0] else best
+        return await self._older(frame, best, length) or best
+
+    async def _older(self, frame: Timeframe, best: list[Span], length: int) -> list[Span]:
+        """The candles from `length` before the first of `best` on, which must show it; none if it is the first."""
+        first = best[0][0]
+        spans = await self.look(frame, first - length, within=(first, first + 1))
+        return spans if spans[0][0] < first else []
 
     async def _tolerant(self, frame: Timeframe, since: int) -> list[Span]:
         try:

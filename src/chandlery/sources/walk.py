@@ -28,17 +28,17 @@ from chandlery.sources.asking import (
     open_at,
     place_of,
 )
-from chandlery.sources.edges import Beginning, Edges
+from chandlery.sources.edges import Edges
 from chandlery.sources.holes import LOOKS_LARGE, Holes, Usual, holes_in
 from chandlery.sources.retry import backoff
-from chandlery.timeframe import DAY
+from chandlery.timeframe import DAY, MINUTE
 from chandlery.timerange import TimeRange
 from chandlery.when import iso
 
 if TYPE_CHECKING:
     import polars as pl
 
-    from chandlery.sources.base import Market
+    from chandlery.sources.base import Beginning, Market
 
 log = logging.getLogger("chandlery.sources.walk")
 
@@ -52,6 +52,9 @@ FALSE_ENDS = 6
 ENDS_ANYHOW = 8
 #: Times that the first candle is looked for before the exchange is believed to have none.
 BEGINNINGS = 3
+#: Some exchanges give the candle that has just closed later than the one in progress: so long after its end its lack is
+#: no sign of anything as long as nothing but the candle in progress follows.
+LATE = MINUTE
 
 
 class Walk:
@@ -86,6 +89,7 @@ class Walk:
         self.source = source
         self.usual = usual or Usual()
         self.done = span.since
+        self._doubtful = False  # what is left may yet come
         self._false_ends = 0
         self._dice = random.Random()
 
@@ -106,7 +110,7 @@ class Walk:
             rows = await self._confirmed(rows)
             for page in self._pages(rows):
                 yield page
-            if self.done >= self.span.until:
+            if self.done >= self.span.until or self._doubtful:
                 return
             last = rows.last
             if last is not None and (anchor is None or last > anchor.open):
@@ -131,7 +135,7 @@ class Walk:
                 going, said = await self._across(anchor, rows)
                 for one in said:
                     yield one
-                if self.done >= self.span.until:
+                if self.done >= self.span.until or self._doubtful:
                     return
                 if going is None:
                     self._check_end(anchor)
@@ -271,7 +275,8 @@ class Walk:
         last = rows.last
         if last is None or last <= self.done:
             return
-        until = min(last, self.span.until)
+        before = open_at(rows.good, -2) if len(rows.good) > 1 else self.done - 1
+        until = min(self._proven(before, last), self.span.until)
         holes = self._holes(rows) if rows.strays else Holes()
         for slot, length in zip(holes.first, holes.length, strict=True):
             hole = TimeRange(self.frame.open_of(slot), self.frame.open_of(slot + length))
@@ -281,6 +286,14 @@ class Walk:
             self.done = hole.until
         if until > self.done:
             yield self._said(until, rows, "answer")
+
+    def _proven(self, before: int, following: int) -> int:
+        """Up to where the slots between two neighbouring candles may be called absent, because the later one proves it."""
+        if following < self.frame.floor(self.now) or before >= self.frame.floor(self.now):
+            return following
+        doubted = max(self.frame.next(self.frame.floor(before)), self.frame.floor(self.now - LATE))
+        self._doubtful = doubted < min(following, self.span.until)
+        return min(following, doubted) if self._doubtful else following
 
     def _said(self, until: int, rows: Rows, evidence: str) -> CandlePage:
         answered = TimeRange(self.done, until)
@@ -317,9 +330,11 @@ class Walk:
                 said.append(self._said(until, _with_tail(rows), "rows without a place follow"))
             if not certain:
                 self.done = max(self.done, min(following, self.span.until))
-            elif following > self.done:
-                said.append(self._said(min(following, self.span.until), rows, evidence))
-            return Anchor(following), said
+                return Anchor(following), said
+            proven = min(self._proven(anchor.open, following), self.span.until)
+            if proven > self.done:
+                said.append(self._said(proven, rows, evidence))
+            return None if self._doubtful else Anchor(following), said
         ended = certain and not self.market.active and self.now - behind > DAY and self.done < self.span.until
         ended = ended and anchor.alone >= AGREE_AT_END
         if ended and await self._goes_on(anchor):
