@@ -1,0 +1,342 @@
+"""`chandlery probe`: an exchange's habits, learnt by asking it, in fewer than 60 requests.
+
+What is learnt is a fact of two answers that agree, or of one that nothing else explains; where answers disagree, are
+errors or are empty, nothing is learnt. Every habit comes with what was asked and what came.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from chandlery.errors import (
+    DataPipelineError,
+    ExchangeError,
+    ExchangeRefused,
+    UnknownSymbol,
+    UnknownTimeframe,
+)
+from chandlery.sources.ccxt_rest import CcxtRest
+from chandlery.sources.probe_asking import MOST_REQUESTS, NoRequestsLeft, ProbeAsker
+from chandlery.sources.probe_page import (
+    LARGE,
+    RECENT,
+    Finding,
+    Page,
+    measure_page,
+    tell_begin,
+    tell_end,
+    tell_order,
+)
+from chandlery.sources.probe_reach import Life, Past, find_life, tell_depth, tell_recent, tell_window
+from chandlery.sources.probe_result import Learnt, Probed, best_page, to_keep
+from chandlery.sources.probe_rows import (
+    quiet_markets,
+    tell_empty,
+    tell_in_progress,
+    tell_volume,
+    tell_volume_by_ticker,
+)
+from chandlery.sources.probe_time import tell_anchors, tell_finality
+from chandlery.sources.profile import LINEAR, SPOT, Profile
+from chandlery.timeframe import DAY, HOUR, MINUTE, Timeframe, parse_timeframe
+
+log = logging.getLogger("chandlery.sources.probe")
+
+#: Markets that are taken where they are there, the first first.
+MAIN = ("BTC/USDT", "BTC/USD", "BTC/USDC", "BTC/EUR", "BTC/KRW", "ETH/USDT", "ETH/USD")
+#: How far back old candles are asked for, in days, until a stretch without holes is found.
+OLD_DAYS = (400, 383, 90)
+
+
+async def probe_exchange(
+    source: CcxtRest,
+    *,
+    before: Profile | None = None,
+    symbols: Sequence[str] = (),
+    quick: bool = False,
+    most: int = MOST_REQUESTS,
+    tell: Callable[[str], None] = lambda _: None,
+) -> Probed:
+    """Learn the habits of an exchange for each kind of market that it has, or for those of `symbols`.
+
+    `before` is the profile that counts so far: it only fills what could not be told, and chooses nothing. `quick` leaves
+    the wait for a closing candle out. Raises ExchangeError where the exchange gives nothing to learn from.
+    """
+    prober = _Prober(source, most, tell)
+    await prober.begin(symbols)
+    await prober.learn(quick=quick)
+    return prober.result(before)
+
+
+class _Prober:
+    """One probe on its way."""
+
+    def __init__(self, source: CcxtRest, most: int, tell: Callable[[str], None]) -> None:
+        self.source = source
+        self.client = source.client
+        self.asker = ProbeAsker(self.client, source.clock, most=most)
+        self.tell = tell
+        self.markets: dict[str, list[Mapping[str, Any]]] = {}
+        self.main: dict[str, Mapping[str, Any]] = {}
+        self.frames: list[Timeframe] = []
+        self.learnt: list[Learnt] = []
+        self.anchors = Finding()
+        self.problems: list[str] = []
+
+    # -- what there is ---------------------------------------------------------------------------------------------
+
+    async def begin(self, symbols: Sequence[str]) -> None:
+        """The exchange's time, its markets and timeframes, and the market of each kind that is asked."""
+        self.asker.offset = await self.source.now() - self.source.clock.now_ms()
+        # Some classes choose endpoints by the local clock, which may be wrong.
+        self.client.ccxt.milliseconds = self.asker.now
+        self.client.ccxt.seconds = lambda: self.asker.now() // 1000
+        found = await self._load()
+        for text in self.client.ccxt.timeframes or {}:
+            try:
+                self.frames.append(parse_timeframe(text))
+            except UnknownTimeframe:
+                log.debug("%s offers a timeframe that is none: %r", self.client.id, text)
+        self.frames.sort(key=lambda frame: frame.nominal_ms)
+        for market in found.values():
+            kind = _kind(market)
+            if kind is not None and market.get("active") is not False:
+                self.markets.setdefault(kind, []).append(market)
+        for symbol in symbols:
+            if symbol not in found or _kind(found[symbol]) is None:
+                raise UnknownSymbol(
+                    f"{self.client.id} lists no spot market or linear swap {symbol!r}",
+                    hint=f"`chandlery markets -e {self.client.id}` lists its symbols",
+                )
+            self.main[str(_kind(found[symbol]))] = found[symbol]
+        for kind, markets in self.markets.items() if not symbols else ():
+            self.main[kind] = _main_of(markets)
+        if not self.main or not self.frames:
+            raise ExchangeRefused(
+                f"{self.client.id} lists no active spot market or linear swap with candles",
+                hint="there is nothing to learn from it",
+            )
+
+    async def _load(self) -> Mapping[str, Mapping[str, Any]]:
+        """All markets, spot and linear ones alone where ccxt can narrow it."""
+        options = self.client.ccxt.options.get("fetchMarkets")
+        types = options.get("types") if isinstance(options, dict) else None
+        some = [t for t in types if t in {"spot", "linear", "swap"}] if isinstance(types, list) else None
+        for attempt in range(3):
+            try:
+                return await self.client.load_markets(types=some or None)
+            except ExchangeError as error:
+                if not error.retryable or attempt == 2 or self.asker.left < 35:
+                    raise
+                log.debug("markets: %s", error)
+                await self.source.clock.sleep(1.0 + attempt)
+        raise AssertionError
+
+    # -- learning --------------------------------------------------------------------------------------------------
+
+    async def learn(self, *, quick: bool) -> None:
+        """Ask about each kind of market, spot first, then watch a candle close."""
+        kinds = [kind for kind in (SPOT, LINEAR) if kind in self.main]
+        for kind in kinds:
+            self.tell(f"asking {self.client.id} about {self.main[kind]['symbol']} ({kind})")
+            learning = Learnt(kind, str(self.main[kind]["symbol"]))
+            self.learnt.append(learning)
+            await self._guarded(self._learn_kind(learning, first=kind == kinds[0]), kind)
+        watched = {one.kind: one.symbol for one in self.learnt if one.value("page")}
+        minute = self.frames[0] if self.frames[0].fixed_ms == MINUTE else parse_timeframe("1m")
+        if watched and not quick and minute in self.frames:
+            await self._guarded(self._watch(watched, minute), "finality")
+        if not watched:
+            raise ExchangeRefused(
+                f"{self.client.id}: nothing could be learnt: {'; '.join(self.problems) or 'no answer held candles'}",
+                hint="ask later again, or name a market that trades with --symbol",
+            )
+
+    async def _guarded(self, work: Any, what: str) -> None:
+        """Do a part; what ends it early is told, and leaves what it did not come to unknown."""
+        try:
+            await work
+        except NoRequestsLeft:
+            self.problems.append(f"{what}: all of the {self.asker.most} requests are spent")
+        except DataPipelineError as error:
+            if getattr(error, "ban", False):
+                raise
+            self.problems.append(f"{what}: {error.message}")
+
+    async def _watch(self, symbols: Mapping[str, str], frame: Timeframe) -> None:
+        found = await tell_finality(self.asker, symbols, frame, self.tell)
+        for one in self.learnt:
+            if one.kind in found:
+                one.findings["finality"] = found[one.kind]
+
+    async def _learn_kind(self, learning: Learnt, *, first: bool) -> None:
+        """All habits of one kind of market, the ones that others rest on first."""
+        asker, symbol, found = self.asker, learning.symbol, learning.findings
+        begun = len(asker.seen)
+        recent = await self._recent_page(symbol)
+        short = recent.confirmed.ask.frame if recent is not None else self._short()
+        rows = recent.rows if recent is not None else 100
+        life, looks = await find_life(asker, symbol, self._long(), min(300, rows))
+        old = await self._old_page(symbol, short, life, rows)
+        pages = [page for page in (old, recent) if page is not None]
+        if not pages:
+            self.problems.append(f"{learning.kind}: no answer of {symbol} held a page of candles")
+            return
+        await self._tell_pages(learning, old, recent)
+        found["begin"] = await tell_begin(asker, pages)
+        found["end"] = await tell_end(asker, pages)
+        found["order"] = tell_order(asker.seen[begun:])
+        size = self.main[learning.kind].get("contractSize")
+        found["volume"] = tell_volume([page.confirmed for page in pages], size)
+        found["in_progress"], hours = await tell_in_progress(asker, symbol, self._hour())
+        if life is not None:
+            found["window"] = await tell_window(asker, symbol, life, looks)
+            frames = [short, *(f for f in self._longer() if f.nominal_ms > short.nominal_ms)]
+            hint = self._earlier("depth", short)
+            found["depth"] = await tell_depth(
+                asker, Past(symbol, frames, life, looks, min(page.rows for page in pages)), hint
+            )
+        if first:
+            self.anchors = await tell_anchors(asker, symbol, self.frames, looks)
+        await self._tell_empty(learning)
+        if found["volume"].value is None:
+            found["volume"] = await tell_volume_by_ticker(asker, symbol, hours, size)
+
+    async def _recent_page(self, symbol: str) -> Page | None:
+        """A page of recent candles, at the first of a few timeframes that has one without holes."""
+        best: Page | None = None
+        for frame in [self._short(), *self._longer()][:3]:
+            begin = frame.add(self.asker.current(frame), -RECENT)
+            page = await measure_page(self.asker, symbol, frame, begin, LARGE[1:])
+            if page is not None and page.whole:
+                return page
+            best = best or page
+        return best
+
+    async def _old_page(self, symbol: str, frame: Timeframe, life: Life | None, rows: int) -> Page | None:
+        """A page of old candles, where the market is known to have traded then and gives any."""
+        best: Page | None = None
+        for days in OLD_DAYS:
+            begin = frame.floor(self.asker.now() - days * DAY)
+            if life is None or begin < life.traded_from:
+                continue
+            page = await measure_page(self.asker, symbol, frame, begin, (LARGE[0], rows))
+            if page is None or page.whole:
+                return page
+            best = best or page
+        if best is None and rows == RECENT:  # as many as were asked for, and no old ones to ask for more of
+            begin = frame.add(self.asker.current(frame), -4 * RECENT)
+            best = await measure_page(self.asker, symbol, frame, begin, (4 * RECENT - 1, rows))
+        return best
+
+    async def _tell_pages(self, learning: Learnt, old: Page | None, recent: Page | None) -> None:
+        """Page sizes of old and of recent candles, and how far back the larger recent ones go."""
+        found = learning.findings
+        sizes = [page.rows for page in (old, recent) if page is not None]
+        evidence = [text for page in (old, recent) if page is not None for text in page.evidence]
+        found["page"] = Finding(min(sizes), evidence)
+        found["recent_page"], found["recent"] = Finding(0, list(evidence)), Finding({})
+        if old is None or recent is None or old.rows == recent.rows:
+            return
+        if old.rows > recent.rows:  # as many recent ones were asked for as came, or it gives fewer of them
+            found["page"].value = old.rows if recent.rows == RECENT else recent.rows
+            return
+        found["recent_page"].value = recent.rows
+        frame = recent.confirmed.ask.frame
+        now = self.asker.current(frame)
+        low, high = frame.count(recent.begin, now), frame.count(old.begin, now)
+        frames = [frame, *(one for one in self._longer()[:1] if one != frame)]
+        hint = self._earlier("recent", frame)
+        found["recent"] = await tell_recent(self.asker, learning.symbol, frames, recent.rows, low, high, hint)
+
+    async def _tell_empty(self, learning: Learnt) -> None:
+        markets = [m for m in self.markets.get(learning.kind, []) if m["symbol"] != learning.symbol]
+        tickers = None
+        if self.client.ccxt.has.get("fetchTickers") and len(markets) >= 4:
+            tickers = await self.asker.other(
+                "fetch_tickers", [str(market["symbol"]) for market in markets[:200]]
+            )
+        quiet = quiet_markets(markets, tickers)
+        learning.findings["empty"] = await tell_empty(self.asker, learning.symbol, quiet, self._short())
+
+    def _earlier(self, name: str, frame: Timeframe) -> int:
+        """The same number of candles as it was found for another kind of market; 0 where there is none."""
+        for one in self.learnt:
+            numbers = one.value(name)
+            if isinstance(numbers, dict) and numbers:
+                return int(numbers.get(frame.text) or numbers.get("*") or 0)
+        return 0
+
+    # -- timeframes ------------------------------------------------------------------------------------------------
+
+    def _short(self) -> Timeframe:
+        """The shortest timeframe from a minute on."""
+        return next((frame for frame in self.frames if frame.nominal_ms >= MINUTE), self.frames[-1])
+
+    def _hour(self) -> Timeframe:
+        """An hour, else the longest timeframe below it."""
+        below = [frame for frame in self.frames if MINUTE < frame.nominal_ms <= HOUR]
+        return below[-1] if below else self._short()
+
+    def _longer(self) -> list[Timeframe]:
+        """An hour and a day, as far as they are offered."""
+        return [frame for frame in self.frames if frame.text in ("1h", "1d")]
+
+    def _long(self) -> Timeframe:
+        """The longest timeframe that all markets are likely to have."""
+        texts = {frame.text: frame for frame in self.frames}
+        return next((texts[text] for text in ("1M", "1w", "1d") if text in texts), self.frames[-1])
+
+    # -- the result ------------------------------------------------------------------------------------------------
+
+    def result(self, before: Profile | None) -> Probed:
+        """What was learnt, completed by what was known."""
+        known = before or Profile(exchange=self.client.id, markets={})
+        for one in self.learnt:
+            if one.value("page"):
+                self._choose_page(one, known)
+        per_second = 1000 / float(self.client.ccxt.rateLimit or 1000)
+        return Probed(
+            to_keep(known, self.learnt, self.anchors, at=self.source.clock.now_ms(), ccxt=_ccxt_version()),
+            [one for one in self.learnt if one.findings],
+            self.anchors,
+            self.asker.requests,
+            f"those of the {known.origin} profile"
+            if known.limits
+            else f"ccxt's, {per_second:g} requests a second",
+            self.problems,
+        )
+
+    def _choose_page(self, learning: Learnt, known: Profile) -> None:
+        """Take fewer candles than an answer holds where the declared weights make that cheaper per candle."""
+        page = learning.findings["page"]
+        url = next(
+            (seen.url for seen in self.asker.seen if seen.ask.symbol == learning.symbol and seen.url), ""
+        )
+        best = best_page(page.value, url, known.limits)
+        if best != page.value:
+            page.evidence.append(f"{page.value} came; {best} have the most candles for their weight")
+            page.value = best
+
+
+def _kind(market: Mapping[str, Any]) -> str | None:
+    """SPOT, LINEAR, or None for what candles are not probed of."""
+    if market.get("spot"):
+        return SPOT
+    return LINEAR if market.get("swap") and market.get("linear") else None
+
+
+def _main_of(markets: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """The market that most likely trades every minute."""
+    by_pair: dict[str, Mapping[str, Any]] = {}
+    for market in markets:
+        by_pair.setdefault(f"{market.get('base')}/{market.get('quote')}", market)
+    return next((by_pair[pair] for pair in MAIN if pair in by_pair), markets[0])
+
+
+def _ccxt_version() -> str:
+    import ccxt
+
+    return str(ccxt.__version__)

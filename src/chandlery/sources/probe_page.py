@@ -1,0 +1,141 @@
+"""How many candles one answer really holds, in which order, and whether its bounds count: recent and old candles apart."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from chandlery.sources.probe_asking import Ask, ProbeAsker, Seen
+from chandlery.timeframe import Timeframe
+
+#: Candles asked for where it is tried how many come. Some exchanges refuse more than they give.
+LARGE: tuple[int, ...] = (5000, 1000, 500, 200, 100)
+#: How many candles back a page of recent ones begins, and how many are asked for.
+RECENT = 1000
+
+
+@dataclass(slots=True)
+class Finding:
+    """One habit: its value, None where it cannot be told, and what was asked and came."""
+
+    value: Any = None
+    evidence: list[str] = field(default_factory=list)
+
+    def note(self, *said: object) -> None:
+        """Add what was asked and came, each once."""
+        self.evidence += [text for one in said if (text := str(one)) not in self.evidence]
+
+
+@dataclass(slots=True)
+class Page:
+    """A page that was measured: `rows` candles at most, from `begin` on, by two answers of which `confirmed` is one.
+
+    `whole` is False where slots without a candle leave it open how many there could have been.
+    """
+
+    rows: int
+    begin: int
+    confirmed: Seen
+    evidence: list[str]
+    whole: bool = True
+
+
+async def measure_page(
+    asker: ProbeAsker, symbol: str, frame: Timeframe, begin: int, large: Sequence[int]
+) -> Page | None:
+    """How many candles come from `begin` on, however many are asked for; None where none of that time come.
+
+    Each of `large` is asked for until one is answered. What came is asked for again under its own number: then it
+    must begin where it is to begin, so that a window whose head is left out counts by what it gives.
+    """
+    evidence: list[str] = []
+    for limit in large:
+        end = frame.add(begin, limit + 1)
+        seen = await asker.ask(Ask(symbol, frame, begin, limit))
+        evidence.append(str(seen))
+        if seen.refused:
+            continue
+        if seen.count < 2 or not seen.within(begin, end):
+            return None
+        return await _confirmed(asker, seen, evidence)
+    return None
+
+
+async def _confirmed(asker: ProbeAsker, seen: Seen, evidence: list[str]) -> Page | None:
+    """Ask for exactly what came; where less comes, for that, and so on."""
+    symbol, frame, begin, rows = seen.ask.symbol, seen.ask.frame, seen.first, seen.count
+    for _ in range(3):
+        again = await asker.ask(Ask(symbol, frame, begin, rows))
+        evidence.append(str(again))
+        following = (begin, frame.next(begin))
+        # One less is an answer that leaves out the candle at its own beginning.
+        if again.first in following and again.count >= rows - (again.first == following[1]):
+            return Page(rows, begin, again, evidence, whole=not again.holes and not seen.holes)
+        if not again.count:
+            return None
+        begin, rows = (again.first, again.count) if again.first not in following else (begin, again.count)
+    return None
+
+
+def tell_order(answers: Sequence[Seen]) -> Finding:
+    """The order of the rows as they come, where all answers have the same one."""
+    told = [one for one in answers if one.order and one.own_rows]
+    orders = {one.order for one in told}
+    found = Finding(orders.pop() if len(orders) == 1 and len(told) > 1 else None)
+    found.note(*told[:3])
+    return found
+
+
+async def tell_begin(asker: ProbeAsker, pages: Sequence[Page]) -> Finding:
+    """Whether the candle that opens at `since` is in the answer."""
+    found = Finding()
+    told: list[str] = []
+    for page in pages:
+        since = page.confirmed.ask.since or 0
+        told.append("inclusive" if page.confirmed.has(since) else "exclusive")
+        found.note(page.confirmed)
+    if told and told.count("inclusive") < len(told):  # the rare case: asked for again with few candles
+        for page in pages:
+            frame = page.confirmed.ask.frame
+            ask = Ask(page.confirmed.ask.symbol, frame, frame.add(page.begin, 3), 10)
+            answer, seen = await asker.vote(ask, _begins)
+            if answer is not None:
+                told.append(answer)
+                found.note(seen)
+    found.value = told[0] if told and len(set(told)) == 1 else None
+    return found
+
+
+def _begins(seen: Seen) -> str | None:
+    """An answer's own word on its beginning: no word where neither candle is in it."""
+    since, frame = seen.ask.since or 0, seen.ask.frame
+    if seen.has(since):
+        return "inclusive"
+    return "exclusive" if seen.has(frame.next(since)) else None
+
+
+async def tell_end(asker: ProbeAsker, pages: Sequence[Page]) -> Finding:
+    """Whether the candle that opens at `until` is in the answer, where two answers agree. None where `until` is ignored."""
+    found = Finding()
+    told: list[str | None] = []
+    for page in (*pages, *pages):
+        frame = page.confirmed.ask.frame
+        begin = frame.add(page.begin, 2 * len(told))
+        seen = await asker.ask(Ask(page.confirmed.ask.symbol, frame, begin, 20, until=frame.add(begin, 6)))
+        found.note(seen)
+        told.append(_ends(seen))
+        if told[-1] is not None and told.count(told[-1]) == 2:
+            found.value = told[-1] if told[-1] != "ignored" else None
+            return found
+    return found
+
+
+def _ends(seen: Seen) -> str | None:
+    """An answer's own word on its end, which it must reach."""
+    until, frame = seen.ask.until or 0, seen.ask.frame
+    if seen.has(frame.next(until)):
+        return "ignored"
+    if seen.has(until):
+        return "inclusive"
+    return "exclusive" if seen.has(frame.add(until, -1)) else None
