@@ -28,13 +28,14 @@ def open_source(
     state_dir: Path | None = None,
     max_wait_seconds: float = 600,
     budget: float = 0.8,
-    settle_seconds: float = 10.0,
+    settle_seconds: float | None = None,
     timeout_seconds: float = 30.0,
 ) -> Source:
     """The source for an exchange of ccxt, for use in one event loop; close it, or use it as `async with`.
 
     `url` stands in for the exchange's own hosts. `budget` is the share of its declared limits to spend (0 to 1);
-    a wait that it orders longer than `max_wait_seconds` raises RateLimited. Bans are remembered in `state_dir`
+    a wait that it orders longer than `max_wait_seconds` raises RateLimited. `settle_seconds` after its end a candle counts as
+    closed (None: as the exchange's profile says, else 10). Bans and learnt profiles are remembered in `state_dir`
     (default: CHANDLERY_STATE, else the user's state folder). Raises UnknownExchange, UsageError, ExchangeRefused.
     """
     if not 0 < budget <= 1:

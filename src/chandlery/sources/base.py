@@ -29,6 +29,16 @@ class Market:
     active: bool  # False once the exchange says it no longer trades
     base: str
     quote: str
+    family: str | None = None  # "spot" or "linear": the kinds that exchange profiles know
+    contract_size: float | None = None  # what one contract is of the base currency, of linear markets
+
+
+@dataclass(frozen=True, slots=True)
+class Beginning:
+    """The first candle that the exchange gives, and whether older ones exist that it does not give."""
+
+    open: int
+    deeper: bool = False
 
 
 @dataclass(slots=True)
@@ -84,6 +94,22 @@ class Source(ABC):
     @abstractmethod
     async def listing(self, series: SeriesId) -> int | None:
         """The open time of the series' first candle, None if it has none. At most 20 requests."""
+
+    async def beginning(self, series: SeriesId) -> Beginning | None:
+        """Where the candles begin that the exchange gives, None if it gives none: `listing` unless older ones exist."""
+        found = await self.listing(series)
+        return None if found is None else Beginning(found)
+
+    async def reach(self, series: SeriesId, now: int) -> int | None:
+        """The open time of the oldest candle that can be had at `now` (the exchange's time), None where all can.
+
+        Only what is sure is said. The boundary moves on with time.
+        """
+        return None
+
+    async def volume_unit(self, series: SeriesId) -> str:
+        """The unit of the volumes in `pages`: "base" (currency), "quote", "contracts" or "unknown"."""
+        return "base"
 
     @abstractmethod
     def pages(

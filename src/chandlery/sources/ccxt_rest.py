@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import difflib
 import logging
-import math
 from collections import defaultdict
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
@@ -17,14 +16,18 @@ from chandlery.anchors import frame_of
 from chandlery.candle import CandlePage, SeriesId
 from chandlery.clock import Clock, SystemClock
 from chandlery.errors import BadAnswer, ExchangeRefused, UnknownSymbol, UnknownTimeframe
-from chandlery.ledger import Fact
+from chandlery.ledger import Fact, State
 from chandlery.sources.asking import Asker
-from chandlery.sources.base import Estimate, Market, Source, Traffic
+from chandlery.sources.base import Beginning, Estimate, Market, Source, Traffic
 from chandlery.sources.ccxt_client import DECLARING, Client
 from chandlery.sources.ccxt_errors import http_date
-from chandlery.sources.edges import DAWN, Beginning, Edges
+from chandlery.sources.edges import DAWN, Edges
+from chandlery.sources.exchange_clock import ExchangeClock
 from chandlery.sources.holes import Usual
+from chandlery.sources.manners import Manners, in_base, market_of, settle_of
+from chandlery.sources.observed import Observed
 from chandlery.sources.pacing import Pacer
+from chandlery.sources.profile_book import ProfileBook
 from chandlery.sources.retry import persist
 from chandlery.sources.walk import Walk
 from chandlery.state import state_folder
@@ -35,16 +38,8 @@ from chandlery.when import iso
 
 log = logging.getLogger("chandlery.sources.ccxt_rest")
 
-#: Candles per answer where ccxt's own hint is known to be wrong (docs/exchanges.md); a start, never trusted.
-PAGES: Mapping[str, int] = {
-    "binanceusdm": 499,  # the most candles for its weight
-    "bitget": 200,
-    "coinbase": 299,
-    "kucoinfutures": 200,
-    "mexc": 500,
-    "okx": 100,
-}
-DEFAULT_PAGE = 1000
+#: Times that a walk is begun again because what it began with has slipped out of reach.
+SLIPS = 3
 #: The exchange's time and the Date of the same answer (whole seconds) may be this far apart, in ms.
 CLOCKS_AGREE = 60_000
 #: Two answers agree on the time if the later one says at most this much more, in ms.
@@ -57,7 +52,9 @@ class CcxtRest(Source):
     """Candles of one exchange through ccxt's REST classes. Use it in one event loop and close it.
 
     `budget` is the share of the exchange's own declared limits to spend, `max_wait_seconds` the longest wait that the
-    exchange may order before the run ends with RateLimited, `timeout_seconds` the total time of one request.
+    exchange may order before the run ends with RateLimited, `timeout_seconds` the total time of one request,
+    `settle_seconds` when a candle counts as closed (None: as the exchange's profile says). What is known of the exchange, its
+    profile, is read from `state_dir` where it was learnt there; what answers show otherwise is told when the source is closed.
     """
 
     name = "ccxt_rest"
@@ -74,16 +71,19 @@ class CcxtRest(Source):
         state_dir: Path | None = None,
         max_wait_seconds: float = 600,
         budget: float = 0.8,
-        settle_seconds: float = 10.0,
+        settle_seconds: float | None = None,
         timeout_seconds: float = 30.0,
     ) -> None:
         self.exchange = exchange_id
-        self.settle_seconds = settle_seconds
         self.traffic = Traffic()
         self.clock = clock or SystemClock()
+        state_dir = state_dir or state_folder()
+        #: What is known of the exchange; None for one that chandlery neither ships a profile of nor has probed here.
+        self.profile = ProfileBook(state_dir).load(exchange_id)
+        self.settle_seconds = settle_of(self.profile) if settle_seconds is None else settle_seconds
         pacer = Pacer(
             clock=self.clock,
-            state_dir=state_dir or state_folder(),
+            state_dir=state_dir,
             max_wait_seconds=max_wait_seconds,
             share=budget,
             unit_ms=None,
@@ -106,6 +106,13 @@ class CcxtRest(Source):
         if exchange_id not in DECLARING:
             pacer.unit_ms = float(self.client.ccxt.rateLimit)
         self._asker = Asker(self.client, self.traffic, self.clock, max_wait_seconds=max_wait_seconds)
+        self._asker.on_rows = self._rows_came
+        self._time = ExchangeClock(self.clock)
+        self._manners = Manners(self.profile, now=self._time.now_ms, hint=self._hint)
+        self._observed = Observed(exchange_id)
+        # ccxt chooses endpoints, and the ends of pages, by the time.
+        self.client.ccxt.milliseconds = self._time.now_ms
+        self.client.ccxt.seconds = lambda: self._time.now_ms() // 1000
         self._markets: dict[str, Market] = {}
         self._loading = asyncio.Lock()
         self._loaded_types: tuple[str, ...] | None = None
@@ -125,9 +132,12 @@ class CcxtRest(Source):
         is asked for again; where the two keep apart, the earlier one is taken, so that no open candle counts as closed.
         """
         if self.client.ccxt.has.get("fetchTime"):
-            return await self._told_now()
+            moment = await self._told_now()
+            self._time.told(moment, http_date(self.client.date))
+            return moment
         await self.markets()
         if (sent := http_date(self.client.date)) is not None:
+            self._time.told(sent, sent)
             return sent
         self._warn_clock(f"{self.exchange} does not tell its time; the local clock is used")
         return self.clock.now_ms()
@@ -182,7 +192,7 @@ class CcxtRest(Source):
             if self._markets and (types is None or set(types) <= set(self._loaded_types or ())):
                 return self._markets
             found = await persist(lambda: self.client.load_markets(types=types), self._asker.patience())
-            self._markets = {symbol: _market(symbol, raw) for symbol, raw in found.items()}
+            self._markets = {symbol: market_of(symbol, raw) for symbol, raw in found.items()}
             self._loaded_types = types
             return self._markets
 
@@ -221,61 +231,122 @@ class CcxtRest(Source):
 
     async def listing(self, series: SeriesId) -> int | None:
         """The open time of the first candle that the exchange gives, None if it gives none. Kept once found."""
-        await self.known(series)
-        found = await self._beginning(series, await self.now())
+        found = await self.beginning(series)
         return None if found is None else found.open
 
+    async def beginning(self, series: SeriesId) -> Beginning | None:
+        """Where the candles begin that the exchange gives, None if it gives none. Kept once found, unless it moves on."""
+        await self.known(series)
+        return await self._beginning(series, await self.now())
+
     async def _beginning(self, series: SeriesId, now: int) -> Beginning | None:
-        if series not in self._beginnings:
-            found = await self._edges(series, now).beginning()
-            if found is None:
-                return None
+        if series in self._beginnings:
+            return self._beginnings[series]
+        if (found := await self._oldest_in_reach(series, now)) is not None:
+            return found
+        found = await self._edges(series, now).beginning()
+        if found is not None:
             self._beginnings[series] = found
-        return self._beginnings[series]
+        return found
+
+    async def _oldest_in_reach(self, series: SeriesId, now: int) -> Beginning | None:
+        """The oldest candle of a depth that the profile knows, in one ask; None where there is no depth, or none so old."""
+        market, frame = self._markets[series.symbol], series.frame
+        oldest = self._manners.reach(series, market, max(now, self._time.now_ms()))
+        if oldest is None:
+            return None
+        room = self._manners.page(series, market)(oldest)
+        rows = await self._asker.rows(series, series.timeframe, oldest, room, now=now, grid=frame)
+        moved = self._manners.reach(series, market, self._time.now_ms()) or oldest
+        # A candle or two may have slipped away meanwhile; a market that is younger begins later than that.
+        if rows.first is None or rows.first > frame.add(moved, 2):
+            return None
+        return Beginning(rows.first, deeper=True)
+
+    async def reach(self, series: SeriesId, now: int) -> int | None:
+        """The open time of the oldest candle that can be had at `now`, by the exchange's profile; see `Source.reach`."""
+        return self._manners.reach(series, await self.known(series), now)
+
+    async def volume_unit(self, series: SeriesId) -> str:
+        """The unit of the volumes in `pages`; contracts of linear markets are made base units."""
+        return self._manners.volume_unit(series, await self.known(series))
 
     def _edges(self, series: SeriesId, now: int) -> Edges:
-        return Edges(self._asker, series, self._offered(), now=now, page=lambda _since: self._page(series))
+        page = self._manners.page(series, self._markets[series.symbol])
+        return Edges(self._asker, series, self._offered(), now=now, page=page)
 
-    def _page(self, series: SeriesId) -> int:
-        """How many candles to ask for at once: ccxt's hint, which nothing relies on."""
-        if self.exchange in PAGES:
-            return PAGES[self.exchange]
+    def _hint(self, symbol: str) -> int | None:
+        """What ccxt says of the size of a page, which nothing relies on."""
         try:
-            hint = self.client.ccxt.feature_value(series.symbol, "fetchOHLCV", "limit")
+            hint = self.client.ccxt.feature_value(symbol, "fetchOHLCV", "limit")
         except Exception:  # noqa: BLE001 - a hint: ccxt raises anything for symbols that it does not know
-            hint = None
-        return min(int(hint), 5000) if isinstance(hint, int) and hint >= 2 else DEFAULT_PAGE
+            return None
+        return hint if isinstance(hint, int) else None
+
+    def _rows_came(
+        self, series: SeriesId, timeframe: str, since: int | None, limit: int, frame: pl.DataFrame
+    ) -> pl.DataFrame:
+        """Look at the rows of an answer, and put their volumes into base units."""
+        self._time.answered(self.client.date)
+        market = self._markets.get(series.symbol)
+        if market is None or series.kind != "trade":
+            return frame
+        habits = self._manners.habits(market)
+        if habits is not None:
+            asked = series.frame if timeframe == series.timeframe else frame_of(self.exchange, timeframe)
+            self._observed.saw(
+                str(market.family), habits, asked, frame, since=since, limit=limit, now=self._time.now_ms()
+            )
+        size = self._manners.contract_size(market)
+        return frame if size is None else in_base(frame, size)
 
     async def pages(
         self, series: SeriesId, span: TimeRange, *, now: int, settle: int
     ) -> AsyncIterator[CandlePage | Fact]:
         """Walk `span` upwards; see `Source.pages`. Rows that are not settled at `now` are never in a page."""
         market = await self.known(series)
-        frame = series.frame
-        until = min(span.until, frame.floor(now - settle))
-        if until <= span.since:
-            return
-        walk = Walk(
+        since, until = span.since, min(span.until, series.frame.floor(now - settle))
+        for turn in range(SLIPS + 1):
+            oldest = self._manners.reach(series, market, max(now, self._time.now_ms()))
+            if oldest is not None and since < min(oldest, until):
+                gone = TimeRange(since, min(oldest, until))
+                yield Fact(gone, State.OUT_OF_REACH, self._manners.why_not(series, oldest))
+                since = gone.until
+            if since >= until:
+                return
+            walk = self._walk(series, market, TimeRange(since, until), now)
+            try:
+                async for said in walk.run():
+                    yield said
+            except ExchangeRefused:
+                moved = self._manners.reach(series, market, self._time.now_ms())
+                # Some refuse what is out of reach: where the boundary has moved over the beginning, begin behind it.
+                if turn == SLIPS or moved is None or oldest is None or moved <= max(oldest, walk.done):
+                    raise
+                since = walk.done
+            else:
+                return
+
+    def _walk(self, series: SeriesId, market: Market, span: TimeRange, now: int) -> Walk:
+        return Walk(
             self._asker,
             self._edges(series, now),
             series,
-            TimeRange(span.since, until),
+            span,
             market=market,
             beginning=lambda: self._beginning(series, now),
             now=now,
-            page=lambda _since: self._page(series),
+            page=self._manners.page(series, market),
             source=self.name,
             usual=self._usual[series],
         )
-        async for said in walk.run():
-            yield said
 
     async def latest(self, series: SeriesId, since: int | None, limit: int) -> pl.DataFrame:
         """One answer as it is now, the open candle included; see `Source.latest`. One try."""
-        await self.known(series)
+        market = await self.known(series)
         now = await self.now()
         frame = series.frame
-        count = max(1, min(limit, self._page(series)))
+        count = max(1, min(limit, self._manners.page(series, market)(now if since is None else since)))
         answer = await self._asker.once(series, series.timeframe, since, count, now, frame)
         bad = answer.rejected + answer.tail
         if bad:
@@ -294,23 +365,18 @@ class CcxtRest(Source):
         return good.head(limit)
 
     async def estimate(self, series: SeriesId, span: TimeRange) -> Estimate:
-        """What `pages` over `span` costs at least: each answer brings a page less the overlap candle."""
-        await self.known(series)
-        page = self._page(series)
-        requests = max(0, math.ceil(series.frame.count(span.since, span.until) / max(1, page - 1)))
+        """What `pages` over `span` costs at least: each answer brings a page less the overlap candle.
+
+        What is out of reach costs nothing.
+        """
+        market = await self.known(series)
+        oldest = self._manners.reach(series, market, self._time.now_ms())
+        since = span.since if oldest is None else max(span.since, oldest)
+        requests = self._manners.requests(series, market, since, span.until)
         weight, seconds = self.client.cost_of_candles(requests, series.symbol)
         return Estimate(requests, weight, seconds, self.name)
 
     async def close(self) -> None:
-        """Close the connections; twice is fine."""
+        """Close the connections, and tell where answers were not as the profile says; twice is fine."""
+        self._observed.tell()
         await self.client.close()
-
-
-def _market(symbol: str, raw: Mapping[str, Any]) -> Market:
-    return Market(
-        symbol=symbol,
-        kind=str(raw.get("type") or "spot"),
-        active=raw.get("active") is not False,
-        base=str(raw.get("base") or ""),
-        quote=str(raw.get("quote") or ""),
-    )

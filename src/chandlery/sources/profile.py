@@ -34,6 +34,8 @@ class Habits:
 
     #: Candles that one answer holds at most, however many are asked for.
     page: int
+    #: The same for timeframes of which there are fewer, whatever their age.
+    pages: Mapping[str, int] = field(default_factory=dict)
     #: The same for recent candles, and how many candles back from now those are; empty where it is the same.
     recent_page: int = 0
     recent: Mapping[str, int] = field(default_factory=dict)
@@ -61,6 +63,8 @@ class Habits:
 
     def page_at(self, frame: Timeframe, age: int) -> int:
         """Candles of one answer that begins with the candle `age` candles before the one in progress."""
+        if frame.text in self.pages:
+            return self.pages[frame.text]
         return self.recent_page if self.recent_page and age < _of(self.recent, frame) else self.page
 
     def reach(self, frame: Timeframe) -> int | None:
@@ -134,7 +138,7 @@ def _habits(item: Mapping[str, Any]) -> Habits:
             raise ValueError(f"{name} = {value!r}")
         if legal in (int, bool) and type(value) is not legal:
             raise ValueError(f"{name} = {value!r}")
-    counts = (*habits.recent.values(), *habits.depth.values())
+    counts = (*habits.pages.values(), *habits.recent.values(), *habits.depth.values())
     if not all(type(count) is int and count > 0 for count in counts):
         raise ValueError(f"numbers of candles are {counts!r}")
     if isinstance(habits.finality, bool) or not 0 <= habits.finality <= 86_400:

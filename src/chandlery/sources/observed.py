@@ -1,0 +1,183 @@
+"""What the answers of a run show of an exchange, compared with its profile: a difference is told, with the mend.
+
+Only what is certain is told. An observation counts when several answers showed it and none the contrary, so that a fault of the
+exchange, which comes once and goes, is none.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from chandlery.sources.profile import Habits, Order
+from chandlery.validate import open_times
+from chandlery.when import iso
+
+if TYPE_CHECKING:
+    import polars as pl
+    from numpy.typing import NDArray
+
+    from chandlery.timeframe import Timeframe
+
+log = logging.getLogger("chandlery.sources.observed")
+
+#: So many answers must show a thing, and none the contrary, before it is believed.
+SEEN = 3
+#: So many holes, without one candle of a time without a trade, say that such candles are left out: an outage makes a few.
+HOLES = 20
+#: Candles at the end of an answer that are too recent to say anything: they may not be there yet.
+FRESH = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One habit that is not as the profile says."""
+
+    exchange: str
+    market: str
+    habit: str
+    profile: str
+    seen: str
+
+    def __str__(self) -> str:
+        return (
+            f"{self.exchange} ({self.market}): its profile says {self.habit} = {self.profile}, its answers show {self.seen};"
+            f" run `chandlery probe {self.exchange}` to learn it anew"
+        )
+
+
+@dataclass(slots=True)
+class _Seen:
+    """What the answers about one kind of market showed."""
+
+    orders: Counter[Order] = field(default_factory=Counter)
+    #: By the page that was to be had: how often an unbroken answer ended with so many candles, though more follow.
+    short: dict[int, Counter[int]] = field(default_factory=dict)
+    #: By the page that was to be had: the most candles of one answer.
+    most: dict[int, int] = field(default_factory=dict)
+    more: Counter[int] = field(default_factory=Counter)
+    holes: int = 0
+    holed: int = 0
+    flat: int = 0
+    deeper: set[int] = field(default_factory=set)
+    oldest: int = 0
+
+
+class Observed:
+    """Collects over a run of one exchange; `differences` compares with what its profile says."""
+
+    def __init__(self, exchange: str) -> None:
+        self.exchange = exchange
+        self._seen: dict[str, _Seen] = {}
+        self._habits: dict[str, Habits] = {}
+
+    def saw(
+        self,
+        market: str,
+        habits: Habits,
+        frame: Timeframe,
+        rows: pl.DataFrame,
+        *,
+        since: int | None,
+        limit: int,
+        now: int,
+    ) -> None:
+        """Take one answer: its rows in the order they came, asked for with `since` and `limit` at the exchange's `now`.
+
+        Answers with anything else than candles of the timeframe in them say nothing.
+        """
+        if since is None or rows.height < 2 or frame.fixed_ms is None:
+            return
+        times = open_times(rows)
+        steps = np.diff(times)
+        order = _order(steps)
+        if order is None or (times % frame.fixed_ms != times[0] % frame.fixed_ms).any():
+            return
+        self._habits[market] = habits
+        seen = self._seen.setdefault(market, _Seen())
+        seen.orders[order] += 1
+        first, last = (
+            (int(times[0]), int(times[-1])) if order == "ascending" else (int(times[-1]), int(times[0]))
+        )
+        holes = int((np.abs(steps) != frame.fixed_ms).sum())
+        seen.holes += holes
+        seen.holed += holes > 0
+        seen.flat += bool((rows["volume"] == 0).any())
+        self._size(
+            seen, habits, frame, len(times), first, last, since=since, limit=limit, now=now, holes=holes
+        )
+        depth = habits.reach(frame)
+        if depth is not None and habits.depth_is_time and first < frame.add(frame.floor(now), -depth - 1):
+            seen.deeper.add(first)
+            seen.oldest = min(seen.oldest or first, first)
+
+    @staticmethod
+    def _size(
+        seen: _Seen,
+        habits: Habits,
+        frame: Timeframe,
+        rows: int,
+        first: int,
+        last: int,
+        *,
+        since: int,
+        limit: int,
+        now: int,
+        holes: int,
+    ) -> None:
+        age = frame.count(since, max(since, now))
+        page = habits.page_at(frame, age)
+        if habits.page_at(frame, age + FRESH) != page:
+            return  # at the edge of what is recent
+        seen.most[page] = max(seen.most.get(page, 0), rows)
+        ends_early = rows < min(limit, page) and last < frame.add(frame.floor(now), -FRESH)
+        if ends_early and not holes and first <= frame.ceil(since):
+            seen.short.setdefault(page, Counter())[rows] += 1
+        if rows > max(limit, page) + 1:
+            seen.more[rows] += 1
+
+    def differences(self) -> list[Difference]:
+        """What is certainly not as the profile says."""
+        found: list[Difference] = []
+        for market, seen in self._seen.items():
+            habits = self._habits[market]
+
+            def told(habit: str, says: object, shows: str, market: str = market) -> None:
+                found.append(Difference(self.exchange, market, habit, str(says), shows))
+
+            if (order := _only(seen.orders)) and habits.order not in ("unknown", order):
+                told("order", habits.order, f"{order} rows in {seen.orders[order]} answers")
+            for page, lengths in seen.short.items():
+                rows, times = lengths.most_common(1)[0]
+                if times >= SEEN and rows >= seen.most[page]:
+                    told("page", page, f"{rows} candles at most, {times} times")
+            if (rows := max(seen.more, default=0)) and seen.more.total() >= SEEN:
+                told("page", habits.page, f"up to {rows} candles at once, {seen.more.total()} times")
+            if habits.empty == "omitted" and seen.flat >= SEEN and not seen.holed:
+                told("empty", habits.empty, f"candles of volume 0 and no hole, in {seen.flat} answers")
+            if habits.empty == "flat" and seen.holes >= HOLES and seen.holed >= SEEN and not seen.flat:
+                told("empty", habits.empty, f"{seen.holes} holes and not one candle of volume 0")
+            if len(seen.deeper) >= SEEN - 1:
+                told("depth", dict(habits.depth), f"candles as old as {iso(seen.oldest)}")
+        return found
+
+    def tell(self) -> None:
+        """One warning for each difference; the second time none."""
+        for difference in self.differences():
+            log.warning("%s", difference)
+        self._seen.clear()
+
+
+def _order(steps: NDArray[np.int64]) -> Order | None:
+    if (steps > 0).all():
+        return "ascending"
+    return "descending" if (steps < 0).all() else None
+
+
+def _only(orders: Counter[Order]) -> Order | None:
+    """The order that all answers had, if they are enough."""
+    return next(iter(orders)) if len(orders) == 1 and orders.total() >= SEEN else None
