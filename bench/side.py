@@ -38,9 +38,13 @@ class Measured:
 
 
 def measure(
-    command: Sequence[str | Path], *, cwd: Path | None = None, env: dict[str, str] | None = None
+    command: Sequence[str | Path],
+    *,
+    cwd: Path | None = None,
+    env: dict[str, str] | None = None,
+    codes: Sequence[int] = (0,),
 ) -> Measured:
-    """Run a command to its end; raises RuntimeError with what it printed if it fails."""
+    """Run a command to its end; raises RuntimeError with what it printed if it ends with another exit code."""
     began = time.monotonic()
     process = subprocess.Popen(
         [str(part) for part in command], cwd=cwd, env={**os.environ, **(env or {})},
@@ -51,7 +55,7 @@ def measure(
     _, status, usage = os.wait4(process.pid, 0)
     wall = time.monotonic() - began
     process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
+    if process.returncode not in codes:
         raise RuntimeError(f"{command[0]} ended with {process.returncode}:\n{output[-3000:]}")
     scale = 1024 if sys.platform == "linux" else 1024 * 1024
     return Measured(wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / scale, output)

@@ -86,21 +86,16 @@ def check(answer: Answer, state: Path) -> None:
     assert np.array_equal(bits(found), bits(known))
 
 
-@pytest.mark.parametrize("name", MADE)
-def test_made_answer(name: str, seed: int, tmp_path: Path) -> None:
-    """Every layout with invented numbers comes out as the candles that were put in, and as ccxt's own rows."""
-    check(next(answer for answer in layouts(seed) if answer.name == name), tmp_path)
-
-
 @pytest.mark.parametrize("name", WRONG)
 def test_wrong_row(name: str, seed: int, tmp_path: Path) -> None:
     """A row that can be no candle is refused with the reason, in every layout, and all others are kept."""
     check(next(answer for answer in spoilt(seed) if answer.name == name), tmp_path)
 
 
-@pytest.mark.parametrize("answer", RECORDED, ids=lambda answer: answer.name)
-def test_recorded_answer(answer: Answer, tmp_path: Path) -> None:
-    """A recorded answer comes out as ccxt's own rows, or is refused for a reason that is listed here."""
+@pytest.mark.parametrize("name", [*MADE, *(answer.name for answer in RECORDED)])
+def test_answer(name: str, seed: int, tmp_path: Path) -> None:
+    """An answer comes out as ccxt's own rows, and as the candles put in where it is made; or is refused for a listed reason."""
+    answer = next(answer for answer in (*layouts(seed), *RECORDED) if answer.name == name)
     if answer.exchange not in exchange_ids():
         with pytest.raises(UnknownExchange):
             ask(answer, tmp_path)
