@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import subprocess
 import sys
@@ -14,15 +13,11 @@ from typing import Any
 import pytest
 
 from chandlery.candle import SeriesId
-from chandlery.clock import SystemClock
 from chandlery.exchange import ExchangeSettings, LocalExchange
-from chandlery.sources.bans import BanBook
-from chandlery.sources.pacing import Host, Window
 from chandlery.timerange import TimeRange
 
 MINUTE = 60_000
 NOW = 1_717_200_030_000  # 2024-06-01T00:00:30Z
-LIMITS = [{"rateLimitType": "REQUEST_WEIGHT", "interval": "MINUTE", "intervalNum": 1, "limit": 100}]
 
 
 class Shifted:
@@ -92,96 +87,5 @@ def test_a_long_walk_is_never_refused_by_a_clock_that_is_off(
 
         assert asyncio.run(main()).error is None
         assert {record.status for record in exchange.requests} == {200}
-    # 300 of weight and a little, 80 a minute.
-    assert 3 * MINUTE <= clock.now - NOW <= 6 * MINUTE
-
-
-def test_a_window_that_is_over_is_empty(tmp_path: Path, clock: Any) -> None:
-    """What is remembered counts until its window is surely over, never longer than the window is long, and never from
-    a time to come.
-    """
-    asyncio.run(_spend(host_of(tmp_path, clock), 70))
-
-    def wait() -> float:
-        return host_of(tmp_path, clock).wait_ms(20)
-
-    assert wait() == MINUTE
-    clock.now += 20_000
-    assert wait() == 40_000
-    clock.now += 40_000
-    assert wait() == 0
-    clock.now -= 30 * MINUTE  # the clock was set back since
-    assert wait() == 0
-
-
-def test_what_is_remembered_of_a_host_is_kept_and_survives_nonsense(tmp_path: Path, clock: Any) -> None:
-    """The budget stands beside the ban and beside keys of other versions; nonsense in its place counts for nothing."""
-    book = BanBook(tmp_path, "x")
-    book.note(NOW - 1, "HTTP 429", NOW - 2)
-    state = json.loads(book.path.read_text())
-    book.path.write_text(json.dumps({**state, "learnt": 1}))
-    asyncio.run(_spend(host_of(tmp_path, clock), 70))
-    state = json.loads(book.path.read_text())
-    assert (state["learnt"], state["ban"]["until"]) == (1, NOW - 1)
-    kept = state["budget"]["1m"]
-    assert (kept["limit"], kept["interval_ms"], kept["used"]) == (100, MINUTE, 70)
-    for nonsense in (
-        7,
-        {"1m": 7},
-        {"1m": {"limit": "x"}},
-        {"1m": {**kept, "used": None}},
-        {"1m": {"limit": -1}},
-    ):
-        book.path.write_text(json.dumps({**state, "budget": nonsense}))
-        assert host_of(tmp_path, clock).wait_ms(1000) in (0, MINUTE)
-
-
-def test_remembering_costs_little(tmp_path: Path) -> None:
-    """A thousand answers write the file a few times, not a thousand, and the last word is written at the end."""
-    host = host_of(tmp_path, SystemClock())
-
-    async def main() -> int:
-        seen = set()
-        for number in range(1, 1001):
-            async with host.turn(1, 1) as sent:
-                host.report({"x-mbx-used-weight-1m": str(number)}, sent)
-            if number == 1:
-                host.declare([{**LIMITS[0], "limit": 100_000}])
-            if host.bans.path.exists():
-                seen.add(host.bans.path.stat().st_ino)
-        return len(seen)
-
-    assert asyncio.run(main()) <= 20
-    host.keep()
-    assert json.loads(host.bans.path.read_text())["budget"]["1m"]["used"] == 1000
-
-
-def test_a_lower_count_is_a_new_window() -> None:
-    """An answer to a later request that counts less says that the exchange's window has turned; one that was only
-    overtaken on its way does not.
-    """
-    window = Window(limit=100, length_ms=MINUTE)
-    window.spend(0, 2, 1)
-    window.report(0, 80, 1, 2)
-    window.spend(5_000, 2, 3)
-    window.spend(5_000, 2, 4)
-    window.report(6_000, 84, 4, 5)
-    window.report(6_000, 82, 3, 6)
-    assert window.wait_ms(7_000, 20) == 53_000
-    window.spend(7_000, 2, 7)
-    window.report(8_000, 2, 7, 8)
-    assert window.used == 2
-    assert window.wait_ms(8_000, 20) == 0
-    assert window.wait_ms(8_000, 99) == MINUTE
-
-
-def host_of(folder: Path, clock: Any) -> Host:
-    """A host as a new process finds it."""
-    return Host("x", clock=clock, bans=BanBook(folder, "x"), max_wait_seconds=600, share=0.8)
-
-
-async def _spend(host: Host, used: int) -> None:
-    async with host.turn(1, 20) as sent:
-        host.report({"x-mbx-used-weight-1m": str(used)}, sent)
-    host.declare(LIMITS)
-    host.keep()
+    # 300 of weight and a little, 80 a minute, the first of which is half over at most.
+    assert 2 * MINUTE < clock.now - NOW <= 4 * MINUTE

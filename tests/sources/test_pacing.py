@@ -15,7 +15,6 @@ from chandlery.candle import SeriesId
 from chandlery.errors import RateLimited
 from chandlery.exchange import ExchangeSettings, LocalExchange
 from chandlery.sources.bans import BanBook
-from chandlery.sources.pacing import Bucket, Window
 from chandlery.timerange import TimeRange
 
 MINUTE = 60_000
@@ -162,23 +161,3 @@ def test_no_declared_limit_is_not_paced(opened: Callable[..., Any], walk: Any, c
 
         assert asyncio.run(main()).error is None
     assert clock.waits == []
-
-
-def test_window_counts_what_others_used() -> None:
-    """What the exchange reports counts, so that several processes behind one address share the window."""
-    window = Window(limit=100, length_ms=MINUTE, offset=0)
-    assert window.wait_ms(30_000, 2) == 0
-    window.spend(30_000, 2, 1)
-    window.report(30_000, 99, 1, 2)
-    assert window.wait_ms(31_000, 2) == 29_000
-    assert window.wait_ms(60_000, 2) == 0
-    # A request dearer than the whole share still goes, alone in its window.
-    assert Window(limit=10, length_ms=MINUTE).wait_ms(0, 20) == 0
-
-
-def test_bucket_spaces_requests() -> None:
-    """Elsewhere requests are spaced by ccxt's rate limit and cost."""
-    bucket = Bucket(unit_ms=50)
-    bucket.spend(1000, 2)
-    assert bucket.wait_ms(1000) == 100
-    assert bucket.wait_ms(1100) == 0

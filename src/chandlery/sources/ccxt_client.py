@@ -25,9 +25,16 @@ import ccxt.async_support
 
 from chandlery.errors import ExchangeError, UnknownExchange
 from chandlery.sources.base import Traffic
-from chandlery.sources.ccxt_errors import Reply, to_error, unreachable
+from chandlery.sources.ccxt_errors import (
+    Reply,
+    asks_to_wait,
+    refused_until,
+    to_error,
+    unreachable,
+    wait_named,
+)
 from chandlery.sources.http_requests import AnswerTooLarge, Requests
-from chandlery.sources.pacing import Pacer
+from chandlery.sources.pacing import Host, Pacer
 
 log = logging.getLogger("chandlery.sources.ccxt")
 
@@ -41,6 +48,15 @@ DECLARING = frozenset({"binance", "binanceus", "binanceusdm", "binancecoinm"})
 _STATUSES = frozenset(status.value for status in HTTPStatus)
 
 
+class _NotSent(Exception):
+    """Instead of a request that was to show its URL only."""
+
+    def __init__(self, url: str, cost: float) -> None:
+        super().__init__(url)
+        self.url = url
+        self.cost = cost
+
+
 @dataclass(slots=True)
 class Call:
     """What one call of ours saw on its way through ccxt: the last reply, and the rows before ccxt filters them."""
@@ -48,6 +64,7 @@ class Call:
     reply: Reply = field(default_factory=Reply)
     rows: Sequence[object] | None = None
     market: Mapping[str, Any] | None = None
+    dry: bool = False  # nothing is to be sent
     parsed: bool = False  # the rows are parsed already: [open time, open, high, low, close, volume]
 
 
@@ -247,17 +264,27 @@ class Client:
         found: Mapping[str, Mapping[str, Any]] = markets
         return found
 
-    def cost_of_candles(self, requests: int, symbol: str) -> tuple[float, float]:
-        """Weight and least seconds of that many asks for candles of `symbol`, by what is declared and known now."""
-        host = self.pacer.host(self._api_host())
-        weight = 2.0 if self.id == "binance" and ":" not in symbol else 1.0
-        return requests * weight, host.seconds(requests, weight)
+    async def cost_of_candles(
+        self, requests: int, symbol: str, timeframe: str, since: int, limit: int
+    ) -> tuple[float, float]:
+        """Weight and least seconds of that many such asks for candles, by what is declared and left of it now.
 
-    def _api_host(self) -> str:
-        api = self.ccxt.urls.get("api")
-        while isinstance(api, dict):
-            api = api.get("public") or next(iter(api.values()), "")
-        return str(urlsplit(str(self.ccxt.implode_hostname(str(api)))).netloc)
+        Nothing is sent: ccxt is asked for the URL.
+        """
+        current = [Call(dry=True)]
+        token = _call.set(current)
+        try:
+            await self.ccxt.fetch_ohlcv(symbol, timeframe, since, limit)
+        except _NotSent as found:
+            host, cost = self._host(found.url), found.cost
+            weight, seconds = host.weight(found.url, cost), host.seconds(requests, found.url, cost)
+            return requests * weight, seconds
+        except (ccxt.BaseError, KeyError, TypeError, ValueError, AttributeError) as error:
+            log.debug("%s: no URL for candles of %s: %s", self.id, symbol, error)
+        finally:
+            _call.reset(token)
+            current.clear()
+        return float(requests), 0.0
 
     async def close(self) -> None:
         """Close the connections; twice is fine."""
@@ -273,27 +300,39 @@ class Client:
         exchange = self.ccxt
         if self.url is not None and urlsplit(url).netloc != urlsplit(self.url).netloc:
             url = redirect_url(url, self.url)  # an address that the class holds outside its table of URLs
-        host = self.pacer.host(urlsplit(url).netloc)
-        cost, weight = _cost.get(), self._weight(url)
+        host, cost, call = self._host(url), self._weight(url), _current_call()
+        if call is not None and call.dry:
+            raise _NotSent(url, cost)
         sent = exchange.prepare_request_headers(headers)
-        call = _current_call()
-        async with host.turn(cost, weight) as sent_as:
+        async with host.turn(url, cost) as ticket:
             self.traffic.requests += 1
-            self.traffic.weight += weight
+            self.traffic.weight += host.weight(url, cost)
             reply = Reply(url=url)
             if call is not None:
                 call.reply = reply
             text = await self._exchange_bytes(reply, url, method, sent, body)
-            host.report(reply.headers, sent_as)
-            if reply.status in (418, 429) or (reply.status == 503 and "retry-after" in reply.headers):
-                error = to_error(
-                    ccxt.DDoSProtection(""), reply, exchange=self.id, now=self.pacer.clock.now_ms()
-                )
-                until = getattr(error, "until", None)
-                if until is not None:
-                    host.told(until, f"HTTP {reply.status}")
-                raise error
-        return self._believed(reply, url, method, text, sent, body)
+            host.report(reply.headers, ticket)
+            if asks_to_wait(reply):
+                raise self._refused(host, reply, ccxt.DDoSProtection(""))
+        try:
+            decoded = self._believed(reply, url, method, text, sent, body)
+        except (ccxt.RateLimitExceeded, ccxt.DDoSProtection) as error:
+            raise self._refused(host, reply, error) from error
+        host.went_well()
+        return decoded
+
+    def _refused(self, host: Host, reply: Reply, error: Exception) -> ExchangeError:
+        """The error for a request that was one too many; nobody sends one before the time in it."""
+        now = self.pacer.clock.now_ms()
+        named = wait_named(reply, now)
+        until = now + (host.guess_ms(reply.url) if named is None else named)
+        host.told(until, f"HTTP {reply.status}")
+        return refused_until(error, reply, exchange=self.id, until=until)
+
+    def _host(self, url: str) -> Host:
+        """Who is asked by `url`. Of a server that stands in for exchanges, each path is one exchange."""
+        path = urlsplit(self.url).path.rstrip("/") if self.url else ""
+        return self.pacer.host(urlsplit(url).netloc + path)
 
     def _believed(self, reply: Reply, url: str, method: str, text: str, sent: Any, body: Any) -> Any:
         """Decode an answer as ccxt would, with every hook of the exchange's class; raise where it is none."""
@@ -313,9 +352,9 @@ class Client:
         if not isinstance(decoded, dict | list):
             raise ccxt.BadResponse(f"{self.id}: an answer that is not JSON")
         if isinstance(decoded, dict) and "serverTime" in decoded:
-            self.pacer.host(urlsplit(url).netloc).exchange_says(decoded["serverTime"])
+            self._host(url).exchange_says(decoded["serverTime"])
         if isinstance(decoded, dict) and "rateLimits" in decoded:
-            self.pacer.host(urlsplit(url).netloc).declare(decoded["rateLimits"])
+            self._host(url).declare(decoded["rateLimits"], url)
         return decoded
 
     async def _exchange_bytes(self, reply: Reply, url: str, method: str, headers: Any, body: Any) -> str:

@@ -33,8 +33,13 @@ from chandlery.when import iso
 LONGEST_WAIT_MS = 7 * 24 * 3_600_000
 #: How long to stay away where the exchange names no time.
 DEFAULT_WAIT_MS = {429: 5_000, 418: 120_000}
+#: How long Bybit's 403 for "access too frequent" lasts; it names no time.
+_FREQUENT_WAIT_MS = 600_000
 
 _BANNED_UNTIL = re.compile(r"banned until\s+(\d{13})")
+_THROTTLED_UNTIL = re.compile(r"EService: ?Throttled: ?(\d{10})\b")  # Kraken
+_TOO_FREQUENT = re.compile(r"access too frequent|EService: ?Throttled", re.IGNORECASE)
+_REFUSED_BODY = 1_000  # a refusal is short
 _NO_TIMEFRAME = re.compile(r'"code":\s*-1120\b|invalid (interval|timeframe|granularity)', re.IGNORECASE)
 # Kraken's words for it, which ccxt 4.5.90 does not know: a bare ExchangeError would be asked again and again.
 _NO_SYMBOL = re.compile(r"\bEQuery:Unknown asset pair\b")
@@ -105,8 +110,8 @@ def to_error(error: Exception, reply: Reply, *, exchange: str, now: int) -> Exch
 def _to_error(error: Exception, reply: Reply, *, exchange: str, now: int) -> ExchangeError:
     status = reply.status
     said = f"{exchange}: {describe(error, reply).removeprefix(exchange).lstrip(': ')}"
-    if status in DEFAULT_WAIT_MS or (status == 503 and "retry-after" in reply.headers):
-        return _told_to_wait(said, reply, now)
+    if asks_to_wait(reply):
+        return _told_to_wait(said, reply, now + wait_told(reply, now))
     if status >= 500 or status == 408:
         return ExchangeUnavailable(said, hint="the exchange is down or overloaded; run again later")
     ours = class_of(error)
@@ -173,9 +178,23 @@ def clean(text: str) -> str:
     return _CONTROL.sub(" ", text).strip()
 
 
-def _told_to_wait(said: str, reply: Reply, now: int) -> RateLimited:
-    until = now + wait_told(reply, now)
-    ban = reply.status == 418
+def asks_to_wait(reply: Reply) -> bool:
+    """Whether status or body say by themselves that there were too many requests, whatever ccxt makes of them."""
+    if reply.status in DEFAULT_WAIT_MS or (reply.status == 503 and "retry-after" in reply.headers):
+        return True
+    return len(reply.body) < _REFUSED_BODY and _TOO_FREQUENT.search(reply.body) is not None
+
+
+def refused_until(error: Exception, reply: Reply, *, exchange: str, until: int) -> RateLimited:
+    """The error to raise for a request that was one too many, with the time before which none may follow."""
+    said = f"{exchange}: {describe(error, reply).removeprefix(exchange).lstrip(': ')}"
+    ours = _told_to_wait(said, reply, until)
+    ours.status = reply.status
+    return ours
+
+
+def _told_to_wait(said: str, reply: Reply, until: int) -> RateLimited:
+    ban = reply.status == 418 or (reply.status == 403 and asks_to_wait(reply))
     word = "banned this host" if ban else "asks to wait"
     return RateLimited(
         f"{said} (until {iso(until)})", hint=f"the exchange {word} until {iso(until)}", until=until, ban=ban
@@ -184,10 +203,22 @@ def _told_to_wait(said: str, reply: Reply, now: int) -> RateLimited:
 
 def wait_told(reply: Reply, now: int) -> int:
     """Milliseconds to stay away: the longest sane time that header and body name, else the default of the status."""
-    told = [wait for wait in (_retry_after(reply), _until_in_body(reply, now)) if wait is not None]
-    if not told:
-        return DEFAULT_WAIT_MS.get(reply.status, 5_000)
-    return min(max(told), LONGEST_WAIT_MS)
+    told = wait_named(reply, now)
+    return DEFAULT_WAIT_MS.get(reply.status, 5_000) if told is None else told
+
+
+def wait_named(reply: Reply, now: int) -> int | None:
+    """Milliseconds to stay away by what headers and body name, or what is known of the kind of ban; None for neither."""
+    told = [
+        wait
+        for wait in (_retry_after(reply), _until_in_body(reply, now), _until_reset(reply, now))
+        if wait is not None
+    ]
+    if told:
+        return min(max(told), LONGEST_WAIT_MS)
+    if reply.status == 403 and asks_to_wait(reply):
+        return _FREQUENT_WAIT_MS
+    return None if reply.status != 418 else DEFAULT_WAIT_MS[418]
 
 
 def _retry_after(reply: Reply) -> int | None:
@@ -205,11 +236,27 @@ def _retry_after(reply: Reply) -> int | None:
 
 
 def _until_in_body(reply: Reply, now: int) -> int | None:
-    found = _BANNED_UNTIL.search(reply.body)
-    if found is None:
-        return None
-    # The moment is on the exchange's clock; its Date header says what that shows, if it came.
-    wait = int(found[1]) - (http_date(reply.headers.get("date", "")) or now)
+    if (found := _BANNED_UNTIL.search(reply.body)) is not None:
+        return _wait_until(int(found[1]), reply, now)
+    if (found := _THROTTLED_UNTIL.search(reply.body)) is not None:
+        return _wait_until(int(found[1]) * 1000, reply, now)
+    return None
+
+
+def _until_reset(reply: Reply, now: int) -> int | None:
+    """What headers say of a budget that is used up: Bybit's moment, KuCoin's milliseconds."""
+    moment = reply.headers.get("x-bapi-limit-reset-timestamp", "")
+    if reply.headers.get("x-bapi-limit-status") == "0" and moment.isdecimal() and len(moment) == 13:
+        return _wait_until(int(moment), reply, now)
+    wait = reply.headers.get("gw-ratelimit-reset", "")
+    if reply.headers.get("gw-ratelimit-remaining") == "0" and wait.isdecimal() and len(wait) < 10:
+        return int(wait)
+    return None
+
+
+def _wait_until(moment: int, reply: Reply, now: int) -> int | None:
+    """Milliseconds until a moment of the exchange's clock; its Date header says what that shows, if it came."""
+    wait = moment - (http_date(reply.headers.get("date", "")) or now)
     return wait if 0 <= wait <= LONGEST_WAIT_MS else None
 
 

@@ -26,7 +26,7 @@ from chandlery.sources.exchange_clock import ExchangeClock
 from chandlery.sources.holes import Usual
 from chandlery.sources.manners import Manners, in_base, market_of, settle_of
 from chandlery.sources.observed import Observed
-from chandlery.sources.pacing import Pacer
+from chandlery.sources.pacing import UNTIL_DECLARED, Pacer
 from chandlery.sources.profile_book import ProfileBook
 from chandlery.sources.retry import persist
 from chandlery.sources.walk import Walk
@@ -81,12 +81,14 @@ class CcxtRest(Source):
         #: What is known of the exchange; None for one that chandlery neither ships a profile of nor has probed here.
         self.profile = ProfileBook(state_dir).load(exchange_id)
         self.settle_seconds = settle_of(self.profile) if settle_seconds is None else settle_seconds
+        declares = exchange_id in DECLARING
         pacer = Pacer(
             clock=self.clock,
             state_dir=state_dir,
             max_wait_seconds=max_wait_seconds,
             share=budget,
-            unit_ms=None,
+            limits=(self.profile.limits if self.profile else ()) or (UNTIL_DECLARED if declares else ()),
+            in_flight=self.profile.in_flight if self.profile else 0,
         )
         self.client = Client(
             exchange_id,
@@ -103,7 +105,7 @@ class CcxtRest(Source):
                 f"{exchange_id} gives no candles through ccxt",
                 hint="choose another exchange; ccxt's `has` lists them",
             )
-        if exchange_id not in DECLARING:
+        if not declares:
             pacer.unit_ms = float(self.client.ccxt.rateLimit)
         self._asker = Asker(self.client, self.traffic, self.clock, max_wait_seconds=max_wait_seconds)
         self._asker.on_rows = self._rows_came
@@ -373,7 +375,10 @@ class CcxtRest(Source):
         oldest = self._manners.reach(series, market, self._time.now_ms())
         since = span.since if oldest is None else max(span.since, oldest)
         requests = self._manners.requests(series, market, since, span.until)
-        weight, seconds = self.client.cost_of_candles(requests, series.symbol)
+        page = self._manners.page(series, market)(since)
+        weight, seconds = await self.client.cost_of_candles(
+            requests, series.symbol, series.timeframe, since, page
+        )
         return Estimate(requests, weight, seconds, self.name)
 
     async def close(self) -> None:

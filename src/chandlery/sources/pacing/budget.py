@@ -1,0 +1,217 @@
+"""One limit of a host as this process may spend it: its share, when the next request may go, and what answers say of it.
+
+The exchange counts a request at some moment between its sending and its answer, so each is counted here from its sending
+until its answer is older than the window: no window of the exchange can then hold more, however late requests arrive.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from chandlery.sources.limits import RequestLimit
+from chandlery.sources.pacing.book import number_of
+from chandlery.sources.pacing.tally import (
+    DECLARED,
+    FREE_AT,
+    OFFSET,
+    OFFSET_AT,
+    REPORTED,
+    REPORTED_AT,
+    SEEN,
+    SLACK,
+    SPENT,
+    TICKS,
+    Tally,
+)
+
+#: Clocks drift apart by no more than this part; what was seen of the exchange's clock is good for some hours.
+_DRIFT = 1e-4
+_CLOCK_KNOWN_MS = 6 * 3_600_000
+_NOTHING = 1e-6
+
+
+@dataclass(slots=True)
+class Spent:
+    """One request as one limit counts it: what is needed to make sense of its answer."""
+
+    weight: float
+    record: int
+    tick: float  # its number among all requests under the limit
+    bound: float  # the most that the exchange can have counted by then, if nobody else asks, this request included
+    total: float  # all that was ever spent, this request included
+
+
+class Budget:
+    """A share of one limit. Times are those of `book.BudgetBook.now`, in ms; `tally` is the limit's, held by the caller."""
+
+    def __init__(self, limit: RequestLimit, share: float) -> None:
+        self.limit = limit
+        self.share = share
+        self.window = float(limit.window_ms)
+        paths = ",".join(limit.paths)
+        self.key = number_of(f"{limit.name} {limit.window_ms} {limit.fixed} {paths}")
+
+    def allowed(self, tally: Tally) -> float:
+        """Weight per window that may be spent; infinity where the exchange declares no limit."""
+        declared = tally.cells[DECLARED]
+        if declared == 0:
+            return math.inf
+        return (declared if declared > 0 else self.limit.weight) * self.share
+
+    def begin(self, tally: Tally, now: float) -> float | None:
+        """When the window of now began, surely not too early; None where windows roll or the exchange's clock is not
+        known.
+        """
+        cells = tally.cells
+        age = now - cells[OFFSET_AT]
+        if not self.limit.fixed or cells[OFFSET_AT] < 0 or age > _CLOCK_KNOWN_MS:
+            return None
+        offset = cells[OFFSET] - age * _DRIFT
+        return math.floor((now + offset) / self.window) * self.window - offset
+
+    def look(self, tally: Tally, now: float) -> float:
+        """Forget what counts no more; returns the weight used."""
+        begin = self.begin(tally, now)
+        # What was answered just before the new window may have been counted in it already.
+        tally.expire(now - self.window if begin is None else begin - tally.cells[SLACK])
+        return tally.used()
+
+    def wait_ms(self, tally: Tally, now: float, weight: float) -> float:
+        """Milliseconds until so much may be spent."""
+        allowed = self.allowed(tally)
+        used = self.look(tally, now)
+        if used + weight <= allowed + _NOTHING:
+            return 0.0
+        begin = self.begin(tally, now)
+        if begin is not None:
+            # One request must always be possible, however small the share.
+            return begin + self.window - now if used > _NOTHING else 0.0
+        if weight > allowed:
+            # It goes alone, and the next one so much later that the share is kept.
+            pause = self.window * weight / allowed
+            return self.window if tally.flying() > _NOTHING else max(0.0, tally.last() + pause - now)
+        free = tally.free_at(used + weight - allowed)
+        # What is under way counts for a whole window after its answer, which is still to come.
+        return self.window if free is None else max(0.0, free + self.window - now)
+
+    def spend(self, tally: Tally, now: float, weight: float) -> Spent:
+        """Count a request that is about to be sent."""
+        record = tally.send(now, weight, self.window)
+        cells = tally.cells
+        return Spent(weight, record, cells[TICKS], tally.used(), cells[SPENT])
+
+    def answered(self, tally: Tally, now: float, spent: Spent) -> None:
+        """The answer has come, or will not."""
+        begin = self.begin(tally, now)
+        tally.answered(spent.record, now, spent.weight, self.window, begin or 0.0)
+
+    def report(self, tally: Tally, now: float, headers: Mapping[str, str], spent: Spent) -> None:
+        """Take what the answer to a request says of the limit (`headers`, names in lower case)."""
+        said = read_header(self.limit.header, headers)
+        if said is None:
+            return
+        used, most = said
+        if most is not None:
+            tally.cells[DECLARED] = most
+        self.look(tally, now)
+        if self.limit.fixed and used is not None:
+            self._turned(tally, now, used, spent)
+        if used is None:
+            return
+        # What others have spent is what was counted above all that can be ours, by the time of the answer.
+        ours = spent.bound + tally.cells[SPENT] - spent.total
+        if used > ours + _NOTHING:
+            tally.add(now, used - ours, self.window, self.begin(tally, now) or 0.0)
+            tally.cells[SPENT] += used - ours
+
+    def _turned(self, tally: Tally, now: float, used: float, spent: Spent) -> None:
+        """See by a count that is lower in the answer to a later request that the exchange has begun a new window."""
+        cells = tally.cells
+        begin = self.begin(tally, now)
+        past = cells[REPORTED_AT] <= now - self.window if begin is None else cells[REPORTED_AT] < begin
+        if past:
+            cells[REPORTED] = 0.0
+        if spent.tick < cells[SEEN]:
+            return  # overtaken on its way
+        if used < cells[REPORTED] and begin is None:
+            tally.forget()
+            tally.add(now, used, self.window, 0.0)
+        cells[SEEN], cells[REPORTED], cells[REPORTED_AT] = spent.tick, used, now
+
+    def set_clock(self, tally: Tally, now: float, offset: float | None, slack: float) -> None:
+        """The exchange's clock is so much ahead of `now`, or `slack` less than it; None: nothing sure is known of it."""
+        cells = tally.cells
+        if offset is None:
+            cells[OFFSET_AT] = -1.0
+            return
+        age = now - cells[OFFSET_AT]
+        # An answer takes its time, so the greatest difference is the nearest to the truth.
+        if cells[OFFSET_AT] < 0 or age > _CLOCK_KNOWN_MS or offset >= cells[OFFSET] - age * _DRIFT:
+            cells[OFFSET], cells[OFFSET_AT], cells[SLACK] = (
+                offset,
+                now,
+                slack + 1.0,
+            )  # both clocks tell whole ms
+
+    def least_ms(self, tally: Tally, now: float, requests: int, weight: float) -> float:
+        """The least time that so many requests of that weight take."""
+        allowed = self.allowed(tally)
+        if requests <= 0 or weight <= 0 or math.isinf(allowed):
+            return 0.0
+        left = max(0, math.floor((allowed - self.look(tally, now) + _NOTHING) / weight))
+        if requests <= left:
+            return 0.0
+        if weight > allowed:
+            pause = self.window if self.limit.fixed else self.window * weight / allowed
+            return self.wait_ms(tally, now, weight) + (requests - 1) * pause
+        windows, rest = divmod(requests - left - 1, math.floor(allowed / weight + _NOTHING))
+        begin = self.begin(tally, now)
+        if begin is not None:
+            return begin + self.window - now + windows * self.window
+        free = tally.free_at((rest + 1) * weight)
+        return windows * self.window + (self.window if free is None else max(0.0, free + self.window - now))
+
+
+class Spacing:
+    """Requests at even distances, for exchanges of which nothing but ccxt's `rateLimit` is known: one cost unit takes
+    `unit_ms` of the whole, and nothing is saved up.
+    """
+
+    key = number_of("spacing")
+
+    def __init__(self, unit_ms: float, share: float) -> None:
+        self.unit_ms = unit_ms / share
+
+    def wait_ms(self, tally: Tally, now: float) -> float:
+        """Milliseconds until the next request may go."""
+        return max(0.0, tally.cells[FREE_AT] - now)
+
+    def spend(self, tally: Tally, now: float, cost: float) -> None:
+        """Count a request that is about to be sent."""
+        tally.cells[FREE_AT] = max(tally.cells[FREE_AT], now) + cost * self.unit_ms
+
+
+def read_header(name: str, headers: Mapping[str, str]) -> tuple[float | None, float | None] | None:
+    """What a header says: the weight used and the limit, each None where it is not told; None for no header.
+
+    One that ends in "remaining" or "status" says what is left, of the limit that a neighbour names: `gw-ratelimit-limit`
+    beside `gw-ratelimit-remaining`, `x-bapi-limit` beside `x-bapi-limit-status`. Any other says what is used.
+    """
+    value = _number(headers.get(name, "")) if name else None
+    if value is None:
+        return None
+    if name.endswith("-remaining"):
+        most = _number(headers.get(name.removesuffix("remaining") + "limit", ""))
+    elif name.endswith("-status"):
+        most = _number(headers.get(name.removesuffix("-status"), ""))
+    else:
+        return value, None
+    if not most:
+        return None
+    return max(0.0, most - value), most
+
+
+def _number(text: str) -> float | None:
+    return float(text) if text.isascii() and text.isdecimal() and len(text) < 16 else None
