@@ -107,11 +107,13 @@ class Several:
         self.exchange = exchange
         self.clock = clock
 
-    def talk(self, name: str, use: Callable[[Any], Awaitable[Any]], **options: Any) -> Any:
-        """Run `use` with a ccxt client of that exchange, whose clock is the exchange's."""
+    def talk(
+        self, name: str, use: Callable[[Any], Awaitable[Any]], *, kind: str | None = None, **options: Any
+    ) -> Any:
+        """Run `use` with a ccxt client of that exchange (of the class `kind`), whose clock is the exchange's."""
 
         async def run() -> Any:
-            client = getattr(ccxt, name)({"enableRateLimit": False, **options})
+            client = getattr(ccxt, kind or name)({"enableRateLimit": False, **options})
             client.urls["api"] = moved(client.urls["api"], self.exchange.url_of(name))
             client.milliseconds = self.exchange.now_ms
             client.seconds = lambda: self.exchange.now_ms() // 1000

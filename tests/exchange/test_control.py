@@ -64,6 +64,31 @@ def test_requests(exchange: LocalExchange, http: Http) -> None:
     assert exchange.requests == []
 
 
+def test_limits(http: Http) -> None:
+    """What was spent of each exchange's limits, refused and banned, and the most that one window held; DELETE counts anew."""
+    settings = ExchangeSettings(exchange=("binance", "okx"), clock="2024-06-01T00:00Z,0", weight_limit=3)
+    with LocalExchange(settings) as exchange:
+        url = exchange.url
+        for _ in range(3):
+            http(url, "/binance/api/v3/klines", {"symbol": "BTCUSDT", "interval": "1m", "limit": 1})
+        http(url, "/okx/api/v5/public/time", {})
+        listed = http(url, "/_control/limits", {}).json["limits"]
+        again = http(url, "/_control/limits", {}, method="DELETE").json["limits"]
+
+    groups = {(one.pop("exchange"), one.pop("group")): one for one in listed}
+    assert [name for exchange_id, name in groups if exchange_id == "binance"] == ["api", "fapi", "dapi"]
+    assert groups["binance", "api"] == {
+        "limit": 3, "window_ms": 60_000, "rolling": False,
+        "requests": 3, "weight": 2, "most_used": 2, "refused": 2, "banned": 0,
+    }  # fmt: skip
+    assert groups["okx", "time"] == {
+        "limit": 3, "window_ms": 2_000, "rolling": True,
+        "requests": 1, "weight": 1, "most_used": 1, "refused": 0, "banned": 0,
+    }  # fmt: skip
+    assert {one["requests"] for one in again} == {0}
+    assert {one["limit"] for one in again} == {3}
+
+
 def test_clock(http: Http) -> None:
     """POST moves the clock or changes its speed; the market follows."""
     with LocalExchange(ExchangeSettings(clock="2024-06-01T00:00Z,0")) as exchange:

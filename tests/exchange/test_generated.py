@@ -14,7 +14,8 @@ from chandlery.exchange import ExchangeSettings, LocalExchange
 from chandlery.exchange.generated import GeneratedMarket
 from chandlery.exchange.market import TIMEFRAMES
 from chandlery.exchange.outages import outages
-from chandlery.exchange.symbols import GENERATED
+from chandlery.exchange.shapes import SHAPES, shape_of
+from chandlery.exchange.symbols import GENERATED, SWAPS
 from chandlery.timeframe import DAY, HOUR, MINUTE
 
 JUNE = 1_717_200_000_000  # 2024-06-01
@@ -179,3 +180,14 @@ def test_month_sums_do_not_overflow(market: GeneratedMarket) -> None:
     for listing in GENERATED:
         c = market.candles(listing, ONE_MINUTE, listing.listed, listing.listed + 31 * DAY)
         assert int(c.turnover.sum()) == sum(c.turnover.tolist())
+
+
+@pytest.mark.parametrize("name", list(SHAPES))
+def test_twenty_pairs_trade(name: str) -> None:
+    """Every exchange has twenty pairs of a kind that trade through May 2024 and are listed still; names are unique."""
+    may = 1_714_521_600_000
+    for kind in (GENERATED, SWAPS):
+        pairs = [pair for pair in shape_of(name).pairs if pair in kind]
+        trading = [pair for pair in pairs if pair.listed < may and pair.delisted is None]
+        assert len(trading) >= 20 or not pairs
+        assert len({pair.symbol for pair in pairs}) == len(pairs)

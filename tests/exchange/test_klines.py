@@ -216,8 +216,8 @@ def test_other_endpoints(http: Ask, exchange: LocalExchange, ask: Ask) -> None:
     assert http(url, "/api/v3/exchangeInfo", {"symbols": "x"}).json["code"] == -1100
     price = http(url, "/api/v3/ticker/price", {"symbol": "BTCUSDT"}).json
     assert price == {"symbol": "BTCUSDT", "price": ask(limit=1).json[0][4]}
-    assert len(http(url, "/api/v3/ticker/price", {}).json) == 15
-    assert http(url, "/fapi/v1/exchangeInfo", {}).json["symbols"] == []
+    assert len(http(url, "/api/v3/ticker/price", {}).json) == 25
+    assert http(url, "/dapi/v1/exchangeInfo", {}).json["symbols"] == []
     assert http(url, "/api/v3/account", {}).status == 404
     assert http(url, "/api/v3/ping", {}, method="POST").status == 405
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
+import ccxt.async_support as ccxt
 import pytest
+from tests.exchange.conftest import moved
 
 from chandlery.exchange import ExchangeSettings, LocalExchange
-from chandlery.exchange.limits import RequestLimits
+from chandlery.exchange.limits import RequestLimits, Window, WindowLimits
+from chandlery.exchange.shapes import SHAPES
 
 MINUTE = 60_000
 START = 1_717_200_000_000
@@ -92,6 +96,43 @@ def test_bans_grow() -> None:
     assert lengths == [2, 8, 32, 128, 512, 2048, 4320, 4320]
 
 
+def test_windows_survive_a_clock_that_is_set_back() -> None:
+    """A rolling window whose clock goes back begins anew, rather than being full until that time comes again."""
+    clock = Clock()
+    limits = WindowLimits({"": Window(2, 1000)}, clock.now_ms)
+
+    assert [limits.spend(1).status for _ in range(3)] == [200, 200, 429]
+    clock.now -= 10 * MINUTE
+    assert [limits.spend(1).status for _ in range(3)] == [200, 200, 429]
+    assert limits.usage()[0].most_used == 2
+
+
+def test_patience_before_a_window_bans() -> None:
+    """Where an exchange bans who goes on asking, so many requests in a window are refused first."""
+    clock = Clock()
+    limits = WindowLimits({"": Window(1, 1000, ban_ms=5000, patience=2)}, clock.now_ms)
+
+    assert [limits.spend(1).status for _ in range(5)] == [200, 429, 429, 418, 418]
+    clock.now += 5000
+    assert [limits.spend(1).status for _ in range(3)] == [200, 429, 429]
+    clock.now += 1000
+    assert [limits.spend(1).status for _ in range(2)] == [200, 429]
+
+
+@pytest.mark.parametrize("exchange", list(SHAPES))
+def test_windows_of_a_frozen_clock_pass_in_real_time(exchange: str) -> None:
+    """Every exchange's limits are counted in real time where its clock stands still or does not run at speed 1."""
+    local = LocalExchange(ExchangeSettings(exchange=exchange, clock="2024-06-01T00:00Z,0"))
+    limits = local._shapes[exchange].limits
+    usage = min((one for one in limits.usage() if one.limit), key=lambda one: one.window_ms)
+    begun = local._clock._begun
+
+    assert limits.spend(usage.limit, usage.group).status == 200
+    local._clock._begun = begun - (usage.window_ms + 5) / 1000
+    assert local.now_ms() == START
+    assert limits.spend(usage.limit, usage.group).status == 200
+
+
 @pytest.mark.parametrize("speed", ["0", "3600"])
 def test_limits_count_real_minutes_at_any_speed(speed: str, http: Callable[..., Any]) -> None:
     """A clock that stands still or races changes the market's time, not the pace of the limits."""
@@ -99,3 +140,26 @@ def test_limits_count_real_minutes_at_any_speed(speed: str, http: Callable[..., 
         statuses = [http(exchange.url, "/api/v3/ping", {}).status for _ in range(4)]
 
     assert statuses == [200, 200, 200, 429]
+
+
+def test_limits_reach_ccxt_as_its_own_errors() -> None:
+    """The real classes raise: DDoSProtection for Binance, RateLimitExceeded for OKX and Bybit's 403."""
+
+    async def ask(name: str, url: str) -> None:
+        client = getattr(ccxt, name)({"enableRateLimit": False})
+        client.urls["api"] = moved(client.urls["api"], url)
+        try:
+            for _ in range(3):
+                await client.fetch_time()
+        finally:
+            await client.close()
+
+    expected = {
+        "binanceusdm": ccxt.DDoSProtection,
+        "okx": ccxt.RateLimitExceeded,
+        "bybit": ccxt.RateLimitExceeded,
+    }
+    with LocalExchange(ExchangeSettings(exchange=tuple(expected), weight_limit=2)) as exchange:
+        for name, error in expected.items():
+            with pytest.raises(error):
+                asyncio.run(ask(name, exchange.url_of(name)))

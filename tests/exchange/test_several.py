@@ -76,11 +76,11 @@ def test_symbols_of_several() -> None:
     )
     exchange = LocalExchange(settings)
 
-    assert exchange.symbols_of("binance") == ["BTC/USDT"]
+    assert exchange.symbols_of("binance") == ["BTC/USDT", "ETH/USDT:USDT"]
     assert exchange.symbols_of("binanceusdm") == ["ETH/USDT:USDT"]
     assert exchange.symbols_of("okx") == ["BTC/USDT", "ETH/USDT:USDT"]
     with pytest.raises(UsageError, match="no pair 'BTC/USDT:USDT'"):
-        LocalExchange(ExchangeSettings(symbols=("BTC/USDT:USDT",)))
+        LocalExchange(ExchangeSettings(exchange="kraken", symbols=("BTC/USDT:USDT",)))
 
 
 def test_swaps_from_files(tmp_path: Path, http: Any) -> None:

@@ -73,6 +73,7 @@ class KlineBook:
         self._omit_empty = omit_empty
         self._used = 0
         self._blocks: OrderedDict[Key, _Block] = OrderedDict()
+        self._lately_made: dict[tuple[str, Timeframe, int], Candles] = {}
         self._settled_parts: dict[tuple[str, Timeframe, int], Candles] = {}
         self._open_rows: dict[Key, bytes] = {}
 
@@ -223,8 +224,7 @@ class KlineBook:
         if block is not None:
             self._blocks.move_to_end(key)
             return block
-        since, until = self._block_start(timeframe, number), self._block_start(timeframe, number + 1)
-        candles = self._made(listing, timeframe, base, since, until)
+        candles = self._candles_of(listing, timeframe, base, number)
         ordered = candles.pick(slice(None, None, -1)) if layout.descending else candles
         closing = _close_times(ordered, timeframe)
         rendered = render_rows(ordered, closing, layout, contract_decimals=self._contract(listing))
@@ -234,6 +234,16 @@ class KlineBook:
         while self._used > self._memory and len(self._blocks) > 1:
             self._used -= _size(self._blocks.popitem(last=False)[1])
         return block
+
+    def _candles_of(self, listing: Listing, timeframe: Timeframe, base: Timeframe, number: int) -> Candles:
+        """A block's candles; the last few are kept, as those of columns are wanted for one after the other."""
+        key = (listing.id, timeframe, number)
+        candles = self._lately_made.get(key)
+        if candles is None:
+            since, until = self._block_start(timeframe, number), self._block_start(timeframe, number + 1)
+            candles = self._made(listing, timeframe, base, since, until)
+            _remember(self._lately_made, key, candles, 4)
+        return candles
 
     def _contract(self, listing: Listing) -> int:
         """The decimals of a contract's size."""
@@ -263,8 +273,8 @@ def _size(block: _Block) -> int:
     return len(block.rows) + block.times.nbytes + block.ends.nbytes + 200
 
 
-def _remember(kept: dict[_K, _T], key: _K, value: _T) -> None:
-    """Keep the latest few hundred; the oldest goes first."""
+def _remember(kept: dict[_K, _T], key: _K, value: _T, most: int = 256) -> None:
+    """Keep the latest ones; the oldest goes first."""
     kept[key] = value
-    if len(kept) > 256:
+    if len(kept) > most:
         del kept[next(iter(kept))]

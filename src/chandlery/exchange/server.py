@@ -300,7 +300,8 @@ class _Mount:
         if names is None:
             return Asked(path, query.get("symbol", ""))
         symbol, interval = query.get(names.symbol, ""), query.get(names.interval, "")
-        listing, timeframe = self.shape.find(symbol, query), self.shape.intervals.get(interval)
+        listing = (names.find or self.shape.find)(symbol, query)
+        timeframe = self.shape.intervals.get(interval)
         return Asked(
             path,
             symbol,

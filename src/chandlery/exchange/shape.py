@@ -61,7 +61,8 @@ class CandleQuery:
 
     `window` are the parameters that a server which ignores the wanted time leaves out of account; `begin` is the earliest
     open time asked for, in milliseconds, from the query; None where it has none or one that is not a number. Where a query
-    without a window is an error, `latest` makes that for the latest candles of one.
+    without a window is an error, `latest` makes that for the latest candles of one. `find` takes the place of the shape's,
+    where names mean something else at this path.
     """
 
     symbol: str = "symbol"
@@ -69,6 +70,7 @@ class CandleQuery:
     window: tuple[str, ...] = ("startTime", "endTime")
     begin: Callable[[Query], int | None] = field(default=lambda query: whole(query.get("startTime")))
     latest: Callable[[Query], Query] = field(default=lambda query: query)
+    find: Callable[[str, Query], Listing | None] | None = None
 
     def ignored(self, query: Query) -> Query:
         """The query as a server that ignores the wanted time understands it."""

@@ -91,6 +91,17 @@ GENERATED: tuple[Listing, ...] = (
         volume=6,
         deviation=0.0010,
     ),
+    # So that every exchange has twenty pairs that trade in 2024 and later.
+    Listing("BNB", "BTC", 6, 3, _at("2017-07-14T04:00"), price=0.0075, volume=60, deviation=0.0005),
+    Listing("LTC", "BTC", 6, 3, _at("2017-07-14T04:00"), price=0.002, volume=35, deviation=0.0006),
+    Listing("ETC", "USDT", 2, 2, _at("2018-06-12T09:00"), price=26, volume=500, deviation=0.0009),
+    Listing("XLM", "USDT", 4, 0, _at("2018-05-31T09:30"), price=0.11, volume=120_000, deviation=0.0008),
+    Listing("TRX", "USDT", 5, 1, _at("2018-06-11T11:30"), price=0.1, volume=400_000, deviation=0.0006),
+    Listing("ATOM", "USDT", 3, 2, _at("2019-04-29T04:00"), price=9, volume=2_200, deviation=0.0009),
+    Listing("ALGO", "USDT", 4, 0, _at("2019-06-22T00:00"), price=0.18, volume=80_000, deviation=0.0009),
+    Listing("UNI", "USDT", 3, 2, _at("2020-09-17T03:00"), price=7.5, volume=1_700, deviation=0.0010),
+    Listing("NEAR", "USDT", 3, 1, _at("2020-10-14T05:00"), price=5, volume=4_500, deviation=0.0011),
+    Listing("FIL", "USDT", 3, 2, _at("2020-10-15T08:00"), price=6, volume=3_000, deviation=0.0010),
 )
 
 
@@ -127,4 +138,21 @@ SWAPS: tuple[Listing, ...] = (
     _swap("IO", 3, 1, 0, "2024-05-28T14:30", price=4.1, volume=30_000, deviation=0.0016),
     # Delisted.
     _swap("SRM", 4, 0, 0, "2020-09-07T07:00", "2022-11-28T09:00", price=2.5, volume=20_000, deviation=0.0010),
+    # So that every exchange of swaps has twenty that trade in 2024 and later.
+    _swap("BCH", 2, 3, 1, "2019-12-03T06:00", price=320, volume=260, deviation=0.0009),
+    _swap("LTC", 2, 3, 1, "2020-01-09T08:00", price=85, volume=1_400, deviation=0.0008),
+    _swap("TRX", 5, 0, 0, "2020-01-15T08:00", price=0.1, volume=1_500_000, deviation=0.0006),
+    _swap("ETC", 3, 2, 0, "2020-01-16T08:00", price=26, volume=2_100, deviation=0.0009),
+    _swap("LINK", 3, 2, 0, "2020-01-17T08:00", price=14, volume=9_000, deviation=0.0009),
+    _swap("XLM", 5, 0, 0, "2020-01-20T08:00", price=0.11, volume=500_000, deviation=0.0008),
+    _swap("ADA", 5, 0, 0, "2020-01-31T08:00", price=0.45, volume=400_000, deviation=0.0008),
+    _swap("ATOM", 3, 2, 0, "2020-02-07T08:00", price=9, volume=9_500, deviation=0.0009),
+    _swap("BNB", 2, 2, 1, "2020-02-10T08:00", price=320, volume=700, deviation=0.0006),
+    _swap("ALGO", 4, 1, 0, "2020-03-27T08:00", price=0.18, volume=300_000, deviation=0.0009),
+    _swap("DOT", 3, 1, 0, "2020-08-22T07:00", price=7, volume=22_000, deviation=0.0009),
+    _swap("UNI", 4, 0, 0, "2020-09-18T07:00", price=7.5, volume=7_000, deviation=0.0010),
+    _swap("AVAX", 3, 0, 0, "2020-09-23T07:00", price=32, volume=5_200, deviation=0.0010),
+    _swap("NEAR", 4, 0, 0, "2020-10-15T07:00", price=5, volume=18_000, deviation=0.0011),
+    _swap("AAVE", 2, 1, 0, "2020-10-16T07:00", price=95, volume=420, deviation=0.0010),
+    _swap("FIL", 3, 1, 0, "2020-10-16T09:00", price=6, volume=13_000, deviation=0.0010),
 )

@@ -1,6 +1,7 @@
 """Binance's REST API, as far as market data needs it: paths, weights, parameters, error codes and texts.
 
-`BinanceSpot` is /api/v3; what spot and futures have in common is `BinanceApi`.
+`BinanceSpot` is /api/v3, and /fapi/v1 of the USD-M swaps beside it, as ccxt's class asks both; what they have in common is
+`BinanceApi`. The hosts have a budget of weight each. COIN-M, /dapi/v1, has no contract.
 """
 
 from __future__ import annotations
@@ -8,16 +9,16 @@ from __future__ import annotations
 import json
 import re
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 from chandlery.exchange.clock import TimeSource
 from chandlery.exchange.klines import KlineBook
 from chandlery.exchange.layout import RowLayout
-from chandlery.exchange.limits import Limits, RequestLimits, Verdict
+from chandlery.exchange.limits import HostLimits, Limits, RequestLimits, Verdict
 from chandlery.exchange.market import TIMEFRAMES, Market
 from chandlery.exchange.shape import ApiError, CandleQuery, Endpoint, Page, Query, Shape, dump
-from chandlery.exchange.symbols import Listing
+from chandlery.exchange.symbols import GENERATED, SWAPS, Listing
 from chandlery.timeframe import Timeframe
 
 KLINES = RowLayout(
@@ -38,13 +39,19 @@ class BinanceApi(Shape):
     """What Binance's spot and futures APIs have in common."""
 
     intervals = TIMEFRAMES
-    #: Weight per minute, and rows per page.
-    weight_limit: ClassVar[int]
+    #: The host that the endpoints are on, and the weight per minute of each host.
+    host: ClassVar[str]
+    weight_limits: ClassVar[Mapping[str, int]]
+    #: Rows per page.
     most_rows: ClassVar[int]
-    limits: RequestLimits
+    #: Whether this host trades swaps.
+    settled: ClassVar[bool]
 
     def __init__(self, market: Market, book: KlineBook, clock: TimeSource, limits: Limits) -> None:
         super().__init__(market, book, clock, limits)
+        self.named = {
+            name: one for one in market.listings.values() if self._is_here(one) and (name := self.name(one))
+        }
         self.endpoints = self.table()
 
     @abstractmethod
@@ -56,9 +63,14 @@ class BinanceApi(Shape):
         """A pair as exchangeInfo tells it."""
 
     @classmethod
-    def make_limits(cls, most: int | None, clock: Callable[[], int]) -> RequestLimits:
-        """Weight per minute."""
-        return RequestLimits(cls.weight_limit if most is None else most, clock)
+    def make_limits(cls, most: int | None, clock: Callable[[], int]) -> HostLimits:
+        """Weight per minute, of each host."""
+        return HostLimits(
+            {
+                host: RequestLimits(weight if most is None else most, clock, group=host)
+                for host, weight in cls.weight_limits.items()
+            }
+        )
 
     def name(self, listing: Listing) -> str:
         """BTCUSDT."""
@@ -128,13 +140,13 @@ class BinanceApi(Shape):
     def info(self) -> dict[str, Any]:
         """What exchangeInfo tells besides the pairs."""
         limits = []
-        if self.limits.limit:
+        if most := self._limit(self.host):
             limits.append(
                 {
                     "rateLimitType": "REQUEST_WEIGHT",
                     "interval": "MINUTE",
                     "intervalNum": 1,
-                    "limit": self.limits.limit,
+                    "limit": most,
                 }
             )
         return {
@@ -159,7 +171,7 @@ class BinanceApi(Shape):
             return error(
                 -1003, text + "Please use WebSocket Streams for live updates to avoid bans.", 418, wait
             )
-        text = f"Too much request weight used; current limit is {self.limits.limit} request weight per 1 MINUTE. "
+        text = f"Too much request weight used; current limit is {self._limit(verdict.group)} request weight per 1 MINUTE. "
         return error(
             -1003, text + "Please use WebSocket Streams for live updates to avoid polling the API.", 429, wait
         )
@@ -167,6 +179,12 @@ class BinanceApi(Shape):
     def internal_error(self) -> ApiError:
         """-1001."""
         return error(-1001, "Internal error; unable to process your request. Please try again.", 500)
+
+    def _is_here(self, listing: Listing) -> bool:
+        return (listing.settle is not None) == self.settled
+
+    def _limit(self, host: str) -> int:
+        return next((usage.limit for usage in self.limits.usage() if usage.group == host), 0)
 
     def _price(self, listing: Listing) -> dict[str, str]:
         """The close of the last candle that there is."""
@@ -176,29 +194,35 @@ class BinanceApi(Shape):
 
 
 class BinanceSpot(BinanceApi):
-    """Binance spot: /api/v3."""
+    """Binance spot, /api/v3, and the USD-M swaps beside it."""
 
     id = "binance"
-    weight_limit = 6000
+    pairs = (*GENERATED, *SWAPS)
+    host = "api"
+    weight_limits: ClassVar[Mapping[str, int]] = {"api": 6000, "fapi": 2400, "dapi": 2400}
     most_rows = 1000
+    settled = False
 
     def table(self) -> dict[str, Endpoint]:
         """The endpoints."""
-        klines = Endpoint(self.klines, weight=2, candles=CandleQuery())
+        from chandlery.exchange.shapes.binanceusdm import BinanceUsdm
+
+        futures = BinanceUsdm(self.market, self.book, self.clock, self.limits)
+        klines = Endpoint(self.klines, 2, self.host, CandleQuery())
         return {
-            "/api/v3/ping": Endpoint(lambda _query: b"{}"),
-            "/api/v3/time": Endpoint(self.time),
-            "/api/v3/exchangeInfo": Endpoint(self.exchange_info, weight=20),
+            "/api/v3/ping": Endpoint(lambda _query: b"{}", group=self.host),
+            "/api/v3/time": Endpoint(self.time, group=self.host),
+            "/api/v3/exchangeInfo": Endpoint(self.exchange_info, 20, self.host),
             "/api/v3/klines": klines,
             "/api/v3/uiKlines": klines,
-            "/api/v3/ticker/price": Endpoint(self.ticker_price, weight=2),
-            # Derivatives markets without a contract: ccxt asks for them when it loads Binance's markets.
-            "/fapi/v1/exchangeInfo": Endpoint(self._no_contracts),
-            "/dapi/v1/exchangeInfo": Endpoint(self._no_contracts),
+            "/api/v3/ticker/price": Endpoint(self.ticker_price, 2, self.host),
+            **futures.endpoints,
+            # ccxt asks for COIN-M contracts too when it loads Binance's markets.
+            "/dapi/v1/exchangeInfo": Endpoint(self._no_contracts, group="dapi"),
         }
 
     def _no_contracts(self, _query: Query) -> bytes:
-        return dump({**self.info(), "assets": [], "symbols": []})
+        return dump({**self.info(), "rateLimits": [], "symbols": []})
 
     def symbol_info(self, listing: Listing) -> dict[str, Any]:
         """Status, assets and filters."""

@@ -5,7 +5,8 @@ Assumed: windows of time, refusals and bans are as on spot, and an ended contrac
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 from chandlery.exchange.shape import CandleQuery, Endpoint, Query, whole
 from chandlery.exchange.shapes.binance import BinanceApi
@@ -19,17 +20,19 @@ class BinanceUsdm(BinanceApi):
 
     id = "binanceusdm"
     pairs = SWAPS
-    weight_limit = 2400
+    host = "fapi"
+    weight_limits: ClassVar[Mapping[str, int]] = {"fapi": 2400}
     most_rows = 1500
+    settled = True
 
     def table(self) -> dict[str, Endpoint]:
         """The endpoints."""
         return {
-            "/fapi/v1/ping": Endpoint(lambda _query: b"{}"),
-            "/fapi/v1/time": Endpoint(self.time),
-            "/fapi/v1/exchangeInfo": Endpoint(self._all_contracts),
-            "/fapi/v1/klines": Endpoint(self.klines, weight=_weight, candles=CandleQuery()),
-            "/fapi/v1/ticker/price": Endpoint(self.ticker_price, weight=_price_weight),
+            "/fapi/v1/ping": Endpoint(lambda _query: b"{}", group=self.host),
+            "/fapi/v1/time": Endpoint(self.time, group=self.host),
+            "/fapi/v1/exchangeInfo": Endpoint(self._all_contracts, group=self.host),
+            "/fapi/v1/klines": Endpoint(self.klines, _weight, self.host, CandleQuery(find=self.find)),
+            "/fapi/v1/ticker/price": Endpoint(self.ticker_price, _price_weight, self.host),
         }
 
     def _all_contracts(self, _query: Query) -> bytes:
