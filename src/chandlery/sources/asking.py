@@ -52,12 +52,13 @@ class Anchor:
 
     `votes` counts the answers that gave each set of values: an exchange under load, or one that has just closed the
     candle, may give another value first. `alone` counts the answers that began where they were to begin and held
-    nothing after it.
+    nothing after it, `back` those that began before it and ended with it.
     """
 
     open: int
     votes: Counter[Values] = field(default_factory=Counter)
     alone: int = 0
+    back: int = 0
 
     @property
     def seen(self) -> int:
@@ -301,8 +302,10 @@ def _check_anchor(series: SeriesId, answer: Rows, anchor: Anchor | None) -> None
     known = anchor.seen
     anchor.votes[values] += 1
     # An earlier page once more ends with the anchor too, and says nothing of what follows.
-    if index == len(answer.good) - 1 and open_at(answer.good, 0) >= answer.since and not answer.rejected:
-        anchor.alone += 1
+    if index == len(answer.good) - 1 and not answer.rejected:
+        begins = open_at(answer.good, 0) >= answer.since
+        anchor.alone += begins
+        anchor.back += not begins
     if known and anchor.votes[values] < 2:
         raise BadAnswer(f"{series}: the candle of {iso(anchor.open)} has other values than before")
 

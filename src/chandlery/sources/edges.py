@@ -23,6 +23,8 @@ log = logging.getLogger("chandlery.sources.edges")
 DAWN = 1_230_768_000_000
 #: Candles that one answer surely covers where nothing else is known.
 SURE_PAGE = 100
+#: Candles that a look back spans: days are among them, and some exchanges bound the time that one answer covers to 90.
+LOOKED_BACK = 84
 #: Candles that a search asks for at once: a few more than it relies on, and no more than any exchange gives of old ones.
 LOOKED_AT = 100
 #: The longer timeframes to search by. Each is less than 96 of the one before, so that one answer holds the way down;
@@ -206,7 +208,7 @@ class Edges:
         for frame in self.levels:
             # A longer candle that holds `floor` opens before it.
             lowest = floor if frame == self.frame else floor - 2 * frame.nominal_ms
-            begin = max(hi - (SURE_PAGE - 8) * frame.nominal_ms, lowest)
+            begin = max(hi - LOOKED_BACK * frame.nominal_ms, lowest)
             within = (floor, floor + 1) if begin == lowest else None
             # What the longer candle around `moment` holds before it, the shorter timeframe has looked at.
             before = [(a, b) for a, b in await self.look(frame, begin, within=within) if b <= hi]
@@ -255,7 +257,7 @@ class Edges:
         for frame in dict.fromkeys((*self.levels[1:2], *self.levels[-1:])):
             if frame == self.frame:
                 continue
-            begin = first - (SURE_PAGE - 8) * frame.nominal_ms
+            begin = first - LOOKED_BACK * frame.nominal_ms
             spans = await self.look(frame, begin, within=(first, first + 1))
             slack = DAY if frame.fixed_ms is None else 0
             if spans[0][1] + slack <= first:
@@ -267,7 +269,7 @@ class Edges:
         for _ in range(CHECKS):
             first = await self._straight()
             if first is None:
-                spans = await self._coarse_from_dawn(self.levels[-1])
+                spans = await self._coarse_from_dawn()
                 if not spans:
                     return None
                 first = spans[0][0] if self.levels[-1] == self.frame else await self._begin_of(spans[0])
@@ -294,13 +296,22 @@ class Edges:
                 return first
         return None
 
-    async def _coarse_from_dawn(self, frame: Timeframe) -> list[Span]:
-        """The first candles at a long timeframe: those of the last while, unless there are older ones.
+    async def _coarse_from_dawn(self) -> list[Span]:
+        """The first candles at the longest timeframe: those of the last while, unless there are older ones.
 
         Older ones are asked for straight from the dawn, or else found by halving the time since then.
         """
-        length = frame.nominal_ms * (SURE_PAGE - 8)
-        best = await self._tolerant(frame, self.now - length)
+        best: list[Span] = []
+        for frame in reversed(
+            [level for level in self.levels if level.nominal_ms >= DAY] or self.levels[-1:]
+        ):
+            # Some exchanges bound the time that one answer covers, whatever the timeframe: the next shorter one will do.
+            best = await self._tolerant(frame, self.now - frame.nominal_ms * LOOKED_BACK)
+            if best:
+                del self.levels[self.levels.index(frame) + 1 :]
+                break
+        frame = self.levels[-1]
+        length = frame.nominal_ms * LOOKED_BACK
         if best:
             older = await self._older(frame, best, length)
             if not older:

@@ -33,6 +33,7 @@ from chandlery.sources.holes import LOOKS_LARGE, Holes, Usual, holes_in
 from chandlery.sources.retry import backoff
 from chandlery.timeframe import DAY, MINUTE
 from chandlery.timerange import TimeRange
+from chandlery.validate import open_times
 from chandlery.when import iso
 
 if TYPE_CHECKING:
@@ -55,6 +56,8 @@ BEGINNINGS = 3
 #: Some exchanges give the candle that has just closed later than the one in progress: so long after its end its lack is
 #: no sign of anything as long as nothing but the candle in progress follows.
 LATE = MINUTE
+#: Rows before where an answer is to begin that are no mere overlap.
+BACK = 4
 
 
 class Walk:
@@ -90,6 +93,10 @@ class Walk:
         self.usual = usual or Usual()
         self.done = span.since
         self._doubtful = False  # what is left may yet come
+        self._reaches_back = (
+            False  # learnt: answers go back beyond where they are to begin, and end where asked
+        )
+        self._last_rows: set[int] = set()  # where answers ended
         self._false_ends = 0
         self._dice = random.Random()
 
@@ -131,7 +138,7 @@ class Walk:
                 # Nothing can follow inside the span; answers agree on its last candle.
                 yield self._said(self.span.until, rows, "the last candle of the range, confirmed")
                 return
-            elif anchor.alone >= AGREE_AT_END or anchor.seen >= ENDS_ANYHOW:
+            elif self._ended_with(anchor):
                 going, said = await self._across(anchor, rows)
                 for one in said:
                     yield one
@@ -144,6 +151,11 @@ class Walk:
             elif anchor.alone > 1:
                 await self._pause(anchor.alone)
             rows = await self._ask(anchor.open, anchor)
+
+    def _ended_with(self, anchor: Anchor) -> bool:
+        """Whether so many answers ended with the anchor that what follows must be looked for elsewhere."""
+        reaching = self._reaches_back and anchor.back >= AGREE_AT_END
+        return anchor.alone >= AGREE_AT_END or anchor.seen >= ENDS_ANYHOW or reaching
 
     # -- the beginning ---------------------------------------------------------------------------------------------
 
@@ -205,7 +217,7 @@ class Walk:
 
         # Two more than the span needs: the anchor, and a candle after the last one to confirm it.
         need = self.frame.count(since, self.span.until) + 1
-        return await self.asker.rows(
+        rows = await self.asker.rows(
             self.series,
             self.series.timeframe,
             max(0, since),
@@ -216,6 +228,19 @@ class Walk:
             believe=believe,
             until=self.span.until,
         )
+        self._note(rows, since)
+        return rows
+
+    def _note(self, rows: Rows, since: int) -> None:
+        """Learn from an answer whether the exchange fills its answers with rows from before where they are to begin.
+
+        One that gives the same page whatever is asked for does not, though it looks so: ends must differ.
+        """
+        if rows.last is None:
+            return
+        self._last_rows.add(rows.last)
+        if (rows.first or 0) < self.frame.add(since, -BACK) and len(self._last_rows) > 1:
+            self._reaches_back = True
 
     def _holes(self, rows: Rows, since: int | None = None) -> Holes:
         """The holes of an answer in what it adds to what was said."""
@@ -320,7 +345,9 @@ class Walk:
         if following is not None:
             if following < behind:
                 raise BadAnswer(f"{self.series}: the walk does not get past {iso(anchor.open)}")
-            nothing = following != behind and (not certain or await self._nothing_after(anchor))
+            nothing = following != behind and (
+                not certain or await self._nothing_after(anchor, following=following)
+            )
             if nothing is False:
                 return self._false_end(anchor), said
             certain = certain and nothing is True
@@ -358,21 +385,35 @@ class Walk:
             raise BadAnswer(f"{self.series}: answers disagree on what follows {iso(anchor.open)}")
         return Anchor(anchor.open)
 
-    async def _nothing_after(self, anchor: Anchor, looks: int = LOOKS_ACROSS) -> bool | None:
-        """Whether further answers from the anchor on show nothing after it; None if too few begin where they should."""
+    async def _nothing_after(
+        self, anchor: Anchor, looks: int = LOOKS_ACROSS, following: int | None = None
+    ) -> bool | None:
+        """Whether further answers from the anchor on show nothing after it; None if too few begin where they should.
+
+        An answer that goes back from `following` and shows the anchor right before it will do as well.
+        """
         enough = anchor.alone + looks
+        across = 0
         for turn in range(1, ENDS_ANYHOW):
             await self._pause(turn)
-            rows = await self._ask(anchor.open, anchor)
-            if (rows.last or 0) > anchor.open or rows.rejected or rows.tail:
-                return False
-            if anchor.alone >= enough:
+            if following is not None and self._reaches_back:
+                rows = await self._ask(self.frame.add(following, -1), Anchor(following))
+                between = open_times(rows.good)
+                between = between[(between > anchor.open) & (between < following)]
+                if len(between) or rows.rejected or rows.tail:
+                    return False
+                across += has_candle(rows.good, anchor.open)
+            else:
+                rows = await self._ask(anchor.open, anchor)
+                if (rows.last or 0) > anchor.open or rows.rejected or rows.tail:
+                    return False
+            if anchor.alone >= enough or across >= looks:
                 return True
         return None
 
     def _check_end(self, anchor: Anchor) -> None:
         """Raise BadAnswer where the end is not silence but answers that begin anywhere but where they should."""
-        if anchor.alone < AGREE_AT_END and self.now - anchor.open > DAY:
+        if anchor.alone < AGREE_AT_END and self.now - anchor.open > DAY and not self._reaches_back:
             raise BadAnswer(
                 f"{self.series}: asked from {iso(anchor.open)}, answers begin earlier and end there",
                 hint="the exchange ignores where an answer is to begin; run again later",
