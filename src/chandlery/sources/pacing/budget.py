@@ -19,10 +19,9 @@ from chandlery.sources.pacing.tally import (
     OFFSET_AT,
     REPORTED,
     REPORTED_AT,
-    SEEN,
+    REPORTED_SENT,
     SLACK,
     SPENT,
-    TICKS,
     Tally,
 )
 
@@ -37,8 +36,8 @@ class Spent:
     """One request as one limit counts it: what is needed to make sense of its answer."""
 
     weight: float
+    sent: float
     record: int
-    tick: float  # its number among all requests under the limit
     bound: float  # the most that the exchange can have counted by then, if nobody else asks, this request included
     total: float  # all that was ever spent, this request included
 
@@ -73,9 +72,12 @@ class Budget:
 
     def look(self, tally: Tally, now: float) -> float:
         """Forget what counts no more; returns the weight used."""
-        begin = self.begin(tally, now)
-        # What was answered just before the new window may have been counted in it already.
-        tally.expire(now - self.window if begin is None else begin - tally.cells[SLACK])
+        begin, cells = self.begin(tally, now), tally.cells
+        if begin is None:
+            tally.expire(now - self.window)
+        else:
+            # It may have begun that much earlier, and have counted what was answered since.
+            tally.expire(begin - cells[SLACK] - 2 * _DRIFT * (now - cells[OFFSET_AT]))
         return tally.used()
 
     def wait_ms(self, tally: Tally, now: float, weight: float) -> float:
@@ -99,8 +101,7 @@ class Budget:
     def spend(self, tally: Tally, now: float, weight: float) -> Spent:
         """Count a request that is about to be sent."""
         record = tally.send(now, weight, self.window)
-        cells = tally.cells
-        return Spent(weight, record, cells[TICKS], tally.used(), cells[SPENT])
+        return Spent(weight, now, record, tally.used(), tally.cells[SPENT])
 
     def answered(self, tally: Tally, now: float, spent: Spent) -> None:
         """The answer has come, or will not."""
@@ -127,18 +128,17 @@ class Budget:
             tally.cells[SPENT] += used - ours
 
     def _turned(self, tally: Tally, now: float, used: float, spent: Spent) -> None:
-        """See by a count that is lower in the answer to a later request that the exchange has begun a new window."""
+        """See by a lower count that the exchange has begun a new window, where its clock is not known.
+
+        Requests overtake one another. So a count is compared with one whose answer had come before its request was sent,
+        and then only what had been answered before that other request was sent is surely of the window before.
+        """
         cells = tally.cells
-        begin = self.begin(tally, now)
-        past = cells[REPORTED_AT] <= now - self.window if begin is None else cells[REPORTED_AT] < begin
-        if past:
-            cells[REPORTED] = 0.0
-        if spent.tick < cells[SEEN]:
-            return  # overtaken on its way
-        if used < cells[REPORTED] and begin is None:
-            tally.forget()
-            tally.add(now, used, self.window, 0.0)
-        cells[SEEN], cells[REPORTED], cells[REPORTED_AT] = spent.tick, used, now
+        if spent.sent < cells[REPORTED_AT]:
+            return
+        if used < cells[REPORTED] and self.begin(tally, now) is None:
+            tally.expire(cells[REPORTED_SENT])
+        cells[REPORTED], cells[REPORTED_SENT], cells[REPORTED_AT] = used, spent.sent, now
 
     def set_clock(self, tally: Tally, now: float, offset: float | None, slack: float) -> None:
         """The exchange's clock is so much ahead of `now`, or `slack` less than it; None: nothing sure is known of it."""

@@ -33,11 +33,15 @@ OFFSET, OFFSET_AT, SLACK = (
     7,
     8,
 )  # the exchange's clock less the host's, when that was seen, how sure it is; -1 unknown
-SPENT, TICKS = 9, 10  # weight and number of all requests ever sent
-REPORTED, REPORTED_AT, SEEN = 11, 12, 13  # the latest count by the exchange, and the number of its request
+SPENT = 9  # weight of all requests ever sent
+REPORTED, REPORTED_SENT, REPORTED_AT = (
+    11,
+    12,
+    13,
+)  # a count by the exchange, when it was asked, and when it came
 FREE_AT = 14  # for requests that are spaced: when the next may go
 _HEAD, _TAIL, _BEGAN, _FLYING_HEAD, _FLYING_BEGAN = 15, 16, 17, 18, 19
-_TIMES = (OFFSET_AT, REPORTED_AT, FREE_AT, _BEGAN, _FLYING_BEGAN)
+_TIMES = (OFFSET_AT, REPORTED_SENT, REPORTED_AT, FREE_AT, _BEGAN, _FLYING_BEGAN)
 
 
 class Tally:
@@ -112,7 +116,6 @@ class Tally:
         cells[_FLYING_T + at] = now
         cells[_FLYING_W + at] += weight
         cells[SPENT] += weight
-        cells[TICKS] += 1
         return head
 
     def answered(self, record: int, now: float, weight: float, window: float, begin: float) -> None:
@@ -136,12 +139,6 @@ class Tally:
         at = head % _DONE
         cells[_DONE_T + at] = now
         cells[_DONE_W + at] += weight
-
-    def forget(self) -> None:
-        """All that was answered counts no more: the exchange has begun a new window."""
-        self.cells[_TAIL] = self.cells[_HEAD] + 1
-        self.cells[_DONE_W : _DONE_W + _DONE] = array("d", bytes(8 * _DONE))
-        self.cells[_BEGAN] = 0.0
 
     def free_at(self, weight: float) -> float | None:
         """When so much weight of answered requests was used, the last of it; None where not so much was."""
