@@ -28,12 +28,12 @@ from chandlery.report import (
     SeriesReport,
     Silent,
 )
-from chandlery.sources.base import Source
+from chandlery.sources.base import Beginning, Source
 from chandlery.stores.base import Ask, NoFact, Page, SeriesFact, Store, Written, pieces
 from chandlery.timeframe import DAY
 from chandlery.timerange import RangeSet, TimeRange
 from chandlery.validate import check_rows
-from chandlery.wanted import Job, Want, Wanted, aside, is_early
+from chandlery.wanted import Job, Want, Wanted, aside, in_reach, is_early, out_of_reach
 from chandlery.when import iso
 
 log = logging.getLogger("chandlery.backfill")
@@ -119,13 +119,16 @@ class Backfill:
         plans: list[SeriesPlan] = []
         for job in await self._wanted.jobs(wants, now):
             ranges: list[PlannedRange] = []
+            gone = RangeSet()
             if job.report.error is None:
-                for part in self._wanted.left(job, now, await self._wanted.ledger(job.series)):
+                ledger = await self._wanted.ledger(job.series)
+                gone = out_of_reach(job, ledger)
+                for part in in_reach(job, self._wanted.left(job, now, ledger)):
                     estimate = await self.source.estimate(job.series, part)
                     ranges.append(
                         PlannedRange(part, estimate.via, estimate.requests, estimate.weight, estimate.seconds)
                     )
-            plans.append(SeriesPlan(job.series, job.span, ranges, job.report.error))
+            plans.append(SeriesPlan(job.series, job.span, ranges, job.report.error, list(gone)))
         return PlanReport(plans)
 
     # -- one series --------------------------------------------------------------------------------------------------
@@ -163,6 +166,7 @@ class Backfill:
             job.left = self._wanted.left(job, now, ledger)
             if self.doubt_absent:
                 job.left |= await asyncio.to_thread(self._absent, job)
+            await self._leave_out(job, ledger, now, door)
             frame = job.series.frame
             self.progress.started(job.series, sum(frame.count(r.since, r.until) for r in job.left))
             try:
@@ -191,6 +195,14 @@ class Backfill:
             else:
                 near.append(TimeRange(gap.since, gap.until))
         return RangeSet(near)
+
+    async def _leave_out(self, job: Job, ledger: Ledger, now: int, door: Door) -> None:
+        """Ask for nothing that is older than the exchange gives, and note what of it was never answered, at no cost."""
+        job.reach = await self.source.reach(job.series, now)
+        job.left = in_reach(job, job.left)
+        for part in out_of_reach(job, ledger) - job.facts:
+            reason = f"{job.series.exchange} gives no {job.series.timeframe} candle from before {iso(job.reach or 0)}"
+            await door.put(SeriesFact(job.series, Fact(part, State.OUT_OF_REACH, reason, now)))
 
     @staticmethod
     async def _withdraw(job: Job, gone: RangeSet, door: Door) -> None:
@@ -261,13 +273,13 @@ class Backfill:
         answered = (await self._wanted.ledger(job.series)).answered_ranges
         if answered and answered.since < left.since:
             return left  # there was something before
-        listed = await self.source.listing(job.series)
-        if listed is None or listed <= left.since:
+        begin = await self.source.beginning(job.series)
+        if begin is None or begin.open <= left.since:
             return left
+        listed = begin.open
         await self._withdraw(job, job.early & RangeSet.of(listed, max(listed, job.span.until)), door)
         for part in left & RangeSet.of(left.since, listed):
-            reason = f"the first candle of {job.series.symbol} opens at {iso(listed)}"
-            await door.put(SeriesFact(job.series, Fact(part, State.BEFORE_LISTING, reason, now)))
+            await door.put(SeriesFact(job.series, _early(job.series, part, begin, now)))
             self.progress.advanced(job.series, frame.count(part.since, part.until))
         return left & RangeSet.of(listed, max(listed, left.until))
 
@@ -276,9 +288,9 @@ class Backfill:
         """Note where the history begins, if that was asked for, so that verify knows it without the exchange."""
         begin, frame = job.span.since, job.series.frame
         before = TimeRange(frame.floor(begin - 1), begin)
-        if job.listed and RangeSet([before]) - ledger.fact_ranges(State.BEFORE_LISTING):
-            reason = f"the first candle of {job.series.symbol} opens at {iso(begin)}"
-            await door.put(SeriesFact(job.series, Fact(before, State.BEFORE_LISTING, reason, now)))
+        fact = _early(job.series, before, Beginning(begin, job.deeper), now)
+        if job.listed and RangeSet([before]) - ledger.fact_ranges(fact.state) - ledger.answered_ranges:
+            await door.put(SeriesFact(job.series, fact))
 
     async def _walk(self, job: Job, part: TimeRange, now: int, door: Door) -> None:
         """One walk: the next page is on its way while the last one is being committed.
@@ -317,6 +329,18 @@ class Backfill:
     @staticmethod
     def _count(report: SeriesReport, written: Written) -> None:
         report.written += written.new + written.revised
+
+
+def _early(series: SeriesId, part: TimeRange, begin: Beginning, now: int) -> Fact:
+    """That the candles begin after `part`: there were none, or the exchange does not give them."""
+    if begin.deeper:
+        reason = (
+            f"the oldest candle of {series.symbol} that {series.exchange} gives opens at {iso(begin.open)}"
+        )
+        return Fact(part, State.OUT_OF_REACH, reason, now)
+    return Fact(
+        part, State.BEFORE_LISTING, f"the first candle of {series.symbol} opens at {iso(begin.open)}", now
+    )
 
 
 def _split(span: TimeRange, series: SeriesId) -> Iterator[TimeRange]:

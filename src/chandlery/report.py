@@ -14,7 +14,10 @@ from chandlery.when import iso
 
 @dataclass(slots=True)
 class SeriesReport:
-    """What a run did for one series: candles that arrived, candles newly written, and every slot of its span."""
+    """What a run did for one series: candles that arrived, candles newly written, and every slot of its span.
+
+    `volume_unit` is that of its volumes: "base", or "quote", "contracts" or "unknown" where they cannot be put into it.
+    """
 
     series: SeriesId
     span: TimeRange
@@ -22,6 +25,7 @@ class SeriesReport:
     written: int = 0
     counts: dict[State, int] = field(default_factory=lambda: dict.fromkeys(State, 0))
     error: DataPipelineError | None = None
+    volume_unit: str = "base"
 
     @property
     def ok(self) -> bool:
@@ -37,6 +41,7 @@ class SeriesReport:
             "fetched": self.fetched,
             "written": self.written,
             **slots_json(self.counts),
+            "volume_unit": self.volume_unit,
             "error": error_json(self.error),
         }
 
@@ -101,12 +106,13 @@ class PlannedRange:
 
 @dataclass(frozen=True, slots=True)
 class SeriesPlan:
-    """What a run would ask for of one series."""
+    """What a run would ask for of one series, and what of it is older than its exchange gives."""
 
     series: SeriesId
     span: TimeRange
     ranges: list[PlannedRange]
     error: DataPipelineError | None = None
+    out_of_reach: list[TimeRange] = field(default_factory=list)
 
     def as_json(self) -> dict[str, Any]:
         """The series' part of `plan --json`."""
@@ -117,6 +123,14 @@ class SeriesPlan:
             "ranges": [
                 {"from": iso(r.range.since), "to": iso(r.range.until), "via": r.via, "requests": r.requests}
                 for r in self.ranges
+            ],
+            "out_of_reach": [
+                {
+                    "from": iso(r.since),
+                    "to": iso(r.until),
+                    "candles": self.series.frame.count(r.since, r.until),
+                }
+                for r in self.out_of_reach
             ],
             "error": error_json(self.error),
         }

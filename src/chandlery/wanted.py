@@ -12,7 +12,7 @@ from chandlery.candle import SeriesId, no_candles
 from chandlery.errors import ExchangeError, NoSuchSeries, UsageError
 from chandlery.ledger import Fact, Ledger, State, account, aligned, to_ask
 from chandlery.report import Progress, SeriesReport
-from chandlery.sources.base import Source
+from chandlery.sources.base import Beginning, Source
 from chandlery.stores.base import Store
 from chandlery.timeframe import DAY
 from chandlery.timerange import RangeSet, TimeRange
@@ -46,6 +46,8 @@ class Job:
     report: SeriesReport
     active: bool = False  # whether the market trades
     listed: bool = False  # whether the span begins with the first candle that the exchange gives
+    deeper: bool = False  # whether older candles exist that it does not give
+    reach: int | None = None  # open time of the oldest candle that can be had, None where all can
     left: RangeSet = field(default_factory=RangeSet)
     facts: RangeSet = field(default_factory=RangeSet)  # what an earlier run had said a fact of
     early: RangeSet = field(default_factory=RangeSet)  # those of them that say the candles begin later
@@ -63,6 +65,7 @@ class Wanted:
         self.settle = settle
         self.recheck = recheck
         self.repair = repair
+        self._units_told: set[tuple[str, str]] = set()
 
     async def jobs(self, wants: Sequence[Want], now: int) -> list[Job]:
         """Every want with its range resolved; raises if there is none that can be started."""
@@ -76,13 +79,56 @@ class Wanted:
         return jobs
 
     async def _job(self, want: Want, now: int) -> Job:
+        series, listed = want.series, want.since == "listing"
+        begin: Beginning | None = None
         try:
-            market = await self.source.known(want.series)
-            span = await self._span(want, now)
+            market = await self.source.known(series)
+            if listed:
+                begin = await self._beginning(series)
+            span = await self._span(want, now, None if begin is None else begin.open)
+            reach = await self.source.reach(series, now)
+            unit = await self.source.volume_unit(series)
         except (ExchangeError, UsageError) as error:
             return await self._refused(want, now, error)
-        report = SeriesReport(want.series, span)
-        return Job(want.series, span, report, active=market.active, listed=want.since == "listing")
+        deeper = begin is not None and begin.deeper
+        job = Job(series, span, SeriesReport(series, span), market.active, listed, deeper, reach)
+        job.report.volume_unit = unit
+        await self._tell_reach(job)
+        self._tell_unit(series, unit)
+        return job
+
+    async def _beginning(self, series: SeriesId) -> Beginning:
+        begin = await self.source.beginning(series)
+        if begin is None:
+            raise ExchangeError(
+                f"{series} has no candle on {series.exchange} from which to begin",
+                hint="give --since a date",
+            )
+        if begin.deeper:
+            self.progress.note(
+                series,
+                f"older candles exist, but {series.exchange} gives none from before {iso(begin.open)}: beginning there",
+            )
+        return begin
+
+    async def _tell_reach(self, job: Job) -> None:
+        """Say what cannot be had, before anything is asked for."""
+        ledger = await self.ledger(job.series)
+        gone = out_of_reach(job, ledger) - ledger.fact_ranges(State.OUT_OF_REACH)
+        if gone and job.reach is not None:
+            series = job.series
+            lost = sum(series.frame.count(part.since, part.until) for part in gone)
+            self.progress.note(
+                series,
+                f"{series.exchange} gives no candle from before {iso(job.reach)}: {lost:,} are out of reach",
+            )
+
+    def _tell_unit(self, series: SeriesId, unit: str) -> None:
+        """Say once where volumes are not in the base currency, and cannot be put into it."""
+        if unit != "base" and (series.exchange, unit) not in self._units_told:
+            self._units_told.add((series.exchange, unit))
+            what = "of unknown unit" if unit == "unknown" else f"in {unit}, not in the base currency"
+            self.progress.note(series, f"volumes are {what}, as {series.exchange} gives them")
 
     async def _refused(self, want: Want, now: int, error: ExchangeError | UsageError) -> Job:
         """A job that cannot begin; where the exchange would not say anything, what was wanted is accounted for."""
@@ -100,7 +146,8 @@ class Wanted:
             report.counts = account(ledger, stored, RangeSet([report.span]), gaps=False).counts
         return Job(series, report.span, report)
 
-    async def _span(self, want: Want, now: int) -> TimeRange:
+    async def _span(self, want: Want, now: int, listed: int | None) -> TimeRange:
+        """The range wanted, aligned; `listed` is where the candles begin, if that is wanted."""
         series = want.series
         until = now if want.until is None else min(want.until, now)
         since = want.since
@@ -114,12 +161,7 @@ class Wanted:
                     since = series.frame.floor(since)  # a month or a year that began before
                 self.progress.note(series, f"new here and no --since: taking 30 days, from {iso(since)}")
         elif since == "listing":
-            since = await self.source.listing(series)
-            if since is None:
-                raise ExchangeError(
-                    f"{series} has no candle on {series.exchange} from which to begin",
-                    hint="give --since a date",
-                )
+            since = until if listed is None else listed
         if since >= until:
             what = "in the future" if since >= now else "not before until"
             raise UsageError(
@@ -168,6 +210,20 @@ class Wanted:
 async def aside(store: Store, call: Callable[..., T], *given: Any) -> T:
     """A call to the store: in a thread if it may wait for a network, so that the event loop goes on, else at once."""
     return await asyncio.to_thread(call, *given) if store.remote else call(*given)
+
+
+def out_of_reach(job: Job, ledger: Ledger) -> RangeSet:
+    """What of the job's span is older than its exchange gives, and was never answered."""
+    if job.reach is None or job.reach <= job.span.since:
+        return RangeSet()
+    return RangeSet.of(job.span.since, min(job.reach, job.span.until)) - ledger.answered_ranges
+
+
+def in_reach(job: Job, left: RangeSet) -> RangeSet:
+    """What is left without what the exchange no longer gives."""
+    if job.reach is None or not left:
+        return left
+    return left & RangeSet.of(job.reach, max(job.reach, left.until))
 
 
 def is_early(fact: Fact) -> bool:

@@ -169,12 +169,22 @@ def tell_plan(out: Output, report: PlanReport, *, as_json: bool) -> None:
         [name, minute(r.range.since), minute(r.range.until), size, r.requests, r.via]
         for name, size, (_, r) in zip(names, sizes, ranges, strict=True)
     ]
+    gone = [(s.series, r) for s in report.series for r in s.out_of_reach]
     if rows:
         out.table([head, "from", "to", "candles", "requests", "via"], rows)
+    if gone:
+        out.say("older than the exchange gives, out of reach:")
+        head, names = series_names([series for series, _ in gone])
+        lost: list[list[Cell]] = [
+            [name, minute(r.since), minute(r.until), series.frame.count(r.since, r.until)]
+            for name, (series, r) in zip(names, gone, strict=True)
+        ]
+        out.table([head, "from", "to", "candles"], lost)
     candles = sum(sizes)
     if not rows:
         if all(s.error is None for s in report.series):
-            out.say("everything is there: fetch would ask for no candles")
+            what = "everything that can be had is there" if gone else "everything is there"
+            out.say(f"{what}: fetch would ask for no candles")
         return
     size = size_of(candles)
     out.say(
