@@ -13,6 +13,7 @@ from typing import Any
 import ccxt
 import ccxt.async_support
 import numpy as np
+import orjson
 import pytest
 
 from chandlery.errors import (
@@ -28,7 +29,8 @@ from chandlery.errors import (
 from chandlery.sources import open_source
 from chandlery.sources.ccxt_client import redirect_url
 from chandlery.sources.ccxt_errors import CLASSES, LONGEST_WAIT_MS, Reply, class_of, to_error, wait_told
-from chandlery.sources.ccxt_rows import FAST, rows_to_frame
+from chandlery.sources.ccxt_rows import rows_for, rows_to_frame
+from chandlery.sources.page_layouts import Layouts, cut_page
 
 NOW = 1_717_200_030_000
 THEIRS = [c for _, c in inspect.getmembers(ccxt, inspect.isclass) if issubclass(c, ccxt.BaseError)]
@@ -108,7 +110,9 @@ def test_fast_rows_equal_ccxt(seed: int) -> None:
         for n in range(3000)
     ]  # fmt: skip
     parse: Callable[[object], Any] = lambda row: exchange.parse_ohlcv(row, market)  # noqa: E731
-    slow, fast = rows_to_frame(rows, parse), FAST["binance"](rows, parse)
+    page, _ = cut_page(orjson.dumps(rows), Layouts())
+    assert page is not None
+    slow, fast = rows_to_frame(rows, parse), rows_for("binance", market)(page, parse)
     assert fast.equals(slow)
     theirs = np.array([parse(row) for row in rows])
     assert (fast.drop("time").to_numpy() == theirs[:, 1:]).all()
@@ -121,10 +125,10 @@ def test_rows_of_any_shape(row: object) -> None:
     """A row that is no row is refused with its text, and takes none of its neighbours with it."""
     exchange = ccxt.binance()
     good = [NOW, "1", "2", "0.5", "1.5", "9", 0, "1", 2, "3", "4", "0"]
-    for reader in (rows_to_frame, FAST["binance"]):
-        frame = reader([good, row, good], lambda r: exchange.parse_ohlcv(r, None))
-        assert len(frame) == 3
-        assert frame["close"].to_list()[0] == frame["close"].to_list()[-1] == 1.5
+    frame = rows_to_frame([good, row, good], lambda r: exchange.parse_ohlcv(r, None))
+    assert len(frame) == 3
+    assert frame["close"].to_list()[0] == frame["close"].to_list()[-1] == 1.5
+    assert cut_page(orjson.dumps([good, row, good]), Layouts())[0] is None
 
 
 def test_exchange_url() -> None:

@@ -35,6 +35,7 @@ from chandlery.sources.ccxt_errors import (
 )
 from chandlery.sources.http_requests import AnswerTooLarge, Requests
 from chandlery.sources.pacing import Host, Pacer
+from chandlery.sources.page_layouts import KNOWN, Layouts, PageRows, cut_page, with_rows
 
 log = logging.getLogger("chandlery.sources.ccxt")
 
@@ -66,6 +67,8 @@ class Call:
     market: Mapping[str, Any] | None = None
     dry: bool = False  # nothing is to be sent
     parsed: bool = False  # the rows are parsed already: [open time, open, high, low, close, volume]
+    page: PageRows | None = None  # the rows that were handed to ccxt as text
+    for_candles: bool = False
 
 
 # A list of one, emptied when the call ends: connections and timers keep copies of the context, and with it would
@@ -228,6 +231,7 @@ class Client:
                 **self.ccxt.urls,
                 "api": _redirected(self.ccxt.urls.get("api"), url, str(self.ccxt.hostname or "")),
             }
+        self._layouts = Layouts() if exchange_id in KNOWN else None
         self.date = ""  # the Date header of the latest answer
         self._requests = Requests(timeout_seconds=timeout_seconds, limit=BODY_LIMIT)
         self._closed = False
@@ -236,7 +240,7 @@ class Client:
 
     async def call(self, name: str, *args: Any, **kwargs: Any) -> tuple[Any, Call]:
         """Call a ccxt method by name; raises ExchangeError. Returns its value and what the call saw."""
-        call = Call()
+        call = Call(for_candles=name == "fetch_ohlcv")
         current = [call]
         token = _call.set(current)
         try:
@@ -310,12 +314,12 @@ class Client:
             reply = Reply(url=url)
             if call is not None:
                 call.reply = reply
-            text = await self._exchange_bytes(reply, url, method, sent, body)
+            raw = await self._exchange_bytes(reply, url, method, sent, body)
             host.report(reply.headers, ticket)
             if asks_to_wait(reply):
                 raise self._refused(host, reply, ccxt.DDoSProtection(""))
         try:
-            decoded = self._believed(reply, url, method, text, sent, body)
+            decoded = self._believed(reply, url, method, raw, sent, body)
         except (ccxt.RateLimitExceeded, ccxt.DDoSProtection) as error:
             raise self._refused(host, reply, error) from error
         host.went_well()
@@ -334,15 +338,18 @@ class Client:
         path = urlsplit(self.url).path.rstrip("/") if self.url else ""
         return self.pacer.host(urlsplit(url).netloc + path)
 
-    def _believed(self, reply: Reply, url: str, method: str, text: str, sent: Any, body: Any) -> Any:
+    def _believed(self, reply: Reply, url: str, method: str, raw: bytes, sent: Any, body: Any) -> Any:
         """Decode an answer as ccxt would, with every hook of the exchange's class; raise where it is none."""
         exchange = self.ccxt
+        page, text = self._cut(reply, raw)
         status, headers = reply.status, reply.headers
         reason = str(HTTPStatus(status).phrase) if status in _STATUSES else ""
         text = exchange.on_rest_response(status, reason, url, method, headers, text, sent, body)
         decoded = exchange.parse_json(text)
         if decoded is None:
             decoded = _lenient_json(text)
+        if page is not None:
+            decoded = with_rows(decoded, page)
         exchange.handle_errors(status, reason, url, method, headers, text, decoded, sent, body)
         exchange.handle_http_status_code(status, reason, url, method, "")
         if not 200 <= status < 300:
@@ -357,7 +364,15 @@ class Client:
             self._host(url).declare(decoded["rateLimits"], url)
         return decoded
 
-    async def _exchange_bytes(self, reply: Reply, url: str, method: str, headers: Any, body: Any) -> str:
+    def _cut(self, reply: Reply, raw: bytes) -> tuple[PageRows | None, str]:
+        """The rows of an answer of candles, if they may stay text, and the answer's text without them."""
+        call = _current_call()
+        if call is None or not call.for_candles or self._layouts is None or reply.status != 200:
+            return None, raw.decode("utf-8", "replace")
+        call.page, raw = cut_page(raw, self._layouts)
+        return call.page, raw.decode("utf-8", "replace")
+
+    async def _exchange_bytes(self, reply: Reply, url: str, method: str, headers: Any, body: Any) -> bytes:
         """One HTTP request, redirects not followed, its answer no larger than BODY_LIMIT, within the total time."""
         if self._closed:
             raise ccxt.ExchangeClosedByUser("the source is closed")
@@ -373,9 +388,8 @@ class Client:
             raise ccxt.ExchangeNotAvailable(unreachable(error, urlsplit(url).netloc)) from error
         reply.status, reply.headers = answer.status, answer.headers
         self.date = reply.headers.get("date", self.date)
-        text = answer.body.decode("utf-8", "replace")
-        reply.body = text[:2000]
-        return text
+        reply.body = answer.body[:2000].decode("utf-8", "replace")
+        return answer.body
 
     def _weight(self, url: str) -> float:
         # ccxt counts binance's spot weights in units of 50 ms of the 6,000 a minute that are declared: one is 5.

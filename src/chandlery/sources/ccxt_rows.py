@@ -1,12 +1,11 @@
-"""One function turns an answer's rows into a frame, so that a faster one can be put in its place per exchange.
+"""An answer's rows as a frame.
 
-`rows_to_frame` is right for every exchange: it lets ccxt parse each row. `FAST` holds the faster ones; each must give
-the very same doubles (tested).
+`rows_to_frame` is right for every exchange: it lets ccxt parse each row. Rows that are all alike need not be decoded
+for it (see `page_text`); what comes out is the same, to the bit (tested).
 """
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
@@ -15,6 +14,7 @@ import numpy as np
 import polars as pl
 
 from chandlery.candle import VALUES
+from chandlery.sources.page_layouts import PageRows
 from chandlery.validate import FRACTION, LATEST, NO_ROW, NO_TIME
 
 if TYPE_CHECKING:
@@ -104,31 +104,15 @@ def _frame(times: NDArray[np.int64], values: NDArray[np.float64]) -> pl.DataFram
     return pl.DataFrame(columns)
 
 
-def binance_rows(raw: Sequence[object], parse_row: ParseRow) -> pl.DataFrame:
-    """Binance spot and linear klines: [open time, open, high, low, close, volume, ...], numbers as text."""
-    try:
-        times, *texts = list(zip(*raw, strict=True))[:6]
-        if set(map(type, times)) == {int} and len(texts) == 5:
-            flat = list(itertools.chain.from_iterable(texts))
-            if not "".join(flat).encode().translate(None, b"0123456789."):  # plain decimals, and nothing else
-                values = pl.Series(flat, dtype=pl.String).cast(pl.Float64).to_numpy()
-                return _frame(np.array(times, dtype=np.int64), values.reshape(5, -1))
-    except (TypeError, ValueError, OverflowError, pl.exceptions.PolarsError):
-        pass  # a null, a short row: the general way says which
-    return rows_to_frame(raw, parse_row)
+def rows_for(_exchange: str, market: Mapping[str, object] | None) -> RowsToFrame:
+    """The function for an exchange's market: rows that were left as text are read as columns where that is known."""
 
+    def read(raw: Sequence[object], parse_row: ParseRow) -> pl.DataFrame:
+        if isinstance(raw, PageRows):
+            found = raw.layouts.columns(raw, str((market or {}).get("symbol")), parse_row)
+            if found is not None:
+                return _frame(*found)
+            raw = raw.decoded()
+        return rows_to_frame(raw, parse_row)
 
-#: By exchange id. Only for markets whose rows have the layout that the function knows (see `rows_for`).
-FAST: Mapping[str, RowsToFrame] = {
-    "binance": binance_rows,
-    "binanceus": binance_rows,
-    "binanceusdm": binance_rows,
-}
-
-
-def rows_for(exchange: str, market: Mapping[str, object] | None) -> RowsToFrame:
-    """The function for an exchange's market: a fast one where there is one, else the general one."""
-    fast = FAST.get(exchange)
-    if fast is None or market is None or market.get("inverse") is True or market.get("option") is True:
-        return rows_to_frame
-    return fast
+    return read
