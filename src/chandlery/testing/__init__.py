@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from chandlery.testing.source_contract import SourceContract
     from chandlery.testing.store_contract import StoreContract
 
-__all__ = ["StoreContract"]
+__all__ = ["SourceContract", "StoreContract"]
 
 
 def __getattr__(name: str) -> object:
@@ -16,4 +17,8 @@ def __getattr__(name: str) -> object:
         from chandlery.testing.store_contract import StoreContract
 
         return StoreContract
+    if name == "SourceContract":
+        from chandlery.testing.source_contract import SourceContract
+
+        return SourceContract
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
