@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 import chandlery
-from chandlery.cli import check, demo, exchange, fetch, influx, manage, read, stores
+from chandlery.cli import check, demo, exchange, fetch, influx, manage, probe, read, stores
 from chandlery.cli.options import example
 from chandlery.cli.output import Group, Output
 
@@ -49,6 +49,7 @@ def make_app() -> typer.Typer:
     manage.register(app)
     stores.register(app)
     influx.register(app)
+    probe.register(app)
     exchange.register(app)
     demo.register(app)
     return app

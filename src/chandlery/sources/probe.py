@@ -14,11 +14,12 @@ from chandlery.errors import (
     DataPipelineError,
     ExchangeError,
     ExchangeRefused,
+    RateLimited,
     UnknownSymbol,
     UnknownTimeframe,
 )
 from chandlery.sources.ccxt_rest import CcxtRest
-from chandlery.sources.probe_asking import MOST_REQUESTS, NoRequestsLeft, ProbeAsker
+from chandlery.sources.probe_asking import MOST_REQUESTS, NoRequestsLeft, ProbeAsker, Seen
 from chandlery.sources.probe_page import (
     LARGE,
     RECENT,
@@ -27,6 +28,7 @@ from chandlery.sources.probe_page import (
     measure_page,
     tell_begin,
     tell_end,
+    tell_heeds_limit,
     tell_order,
 )
 from chandlery.sources.probe_reach import Life, Past, find_life, tell_depth, tell_recent, tell_window
@@ -38,7 +40,7 @@ from chandlery.sources.probe_rows import (
     tell_volume,
     tell_volume_by_ticker,
 )
-from chandlery.sources.probe_time import tell_anchors, tell_finality
+from chandlery.sources.probe_time import LOOKS, tell_anchors, tell_finality
 from chandlery.sources.profile import LINEAR, SPOT, Profile
 from chandlery.timeframe import DAY, HOUR, MINUTE, Timeframe, parse_timeframe
 
@@ -47,7 +49,9 @@ log = logging.getLogger("chandlery.sources.probe")
 #: Markets that are taken where they are there, the first first.
 MAIN = ("BTC/USDT", "BTC/USD", "BTC/USDC", "BTC/EUR", "BTC/KRW", "ETH/USDT", "ETH/USD")
 #: How far back old candles are asked for, in days, until a stretch without holes is found.
-OLD_DAYS = (400, 383, 90)
+OLD_DAYS = (400, 383, 90, 60)
+#: Requests kept for what a second kind of market needs at least.
+FOR_ANOTHER_KIND = 17
 
 
 async def probe_exchange(
@@ -84,6 +88,7 @@ class _Prober:
         self.learnt: list[Learnt] = []
         self.anchors = Finding()
         self.problems: list[str] = []
+        self.has_tickers = True
 
     # -- what there is ---------------------------------------------------------------------------------------------
 
@@ -139,11 +144,14 @@ class _Prober:
     async def learn(self, *, quick: bool) -> None:
         """Ask about each kind of market, spot first, then watch a candle close."""
         kinds = [kind for kind in (SPOT, LINEAR) if kind in self.main]
-        for kind in kinds:
+        most, watching = self.asker.most, 0 if quick else len(LOOKS) * len(kinds)
+        for number, kind in enumerate(kinds, 1):
             self.tell(f"asking {self.client.id} about {self.main[kind]['symbol']} ({kind})")
             learning = Learnt(kind, str(self.main[kind]["symbol"]))
             self.learnt.append(learning)
-            await self._guarded(self._learn_kind(learning, first=kind == kinds[0]), kind)
+            self.asker.most = most - watching - FOR_ANOTHER_KIND * (len(kinds) - number)
+            await self._guarded(self._learn_kind(learning, first=number == 1), kind)
+        self.asker.most = most
         watched = {one.kind: one.symbol for one in self.learnt if one.value("page")}
         minute = self.frames[0] if self.frames[0].fixed_ms == MINUTE else parse_timeframe("1m")
         if watched and not quick and minute in self.frames:
@@ -159,9 +167,11 @@ class _Prober:
         try:
             await work
         except NoRequestsLeft:
-            self.problems.append(f"{what}: all of the {self.asker.most} requests are spent")
+            self.problems.append(
+                f"{what}: not all could be asked with {MOST_REQUESTS} requests; --symbol asks about one kind of market"
+            )
         except DataPipelineError as error:
-            if getattr(error, "ban", False):
+            if isinstance(error, RateLimited):
                 raise
             self.problems.append(f"{what}: {error.message}")
 
@@ -178,8 +188,9 @@ class _Prober:
         recent = await self._recent_page(symbol)
         short = recent.confirmed.ask.frame if recent is not None else self._short()
         rows = recent.rows if recent is not None else 100
-        life, looks = await find_life(asker, symbol, self._long(), min(300, rows))
-        old = await self._old_page(symbol, short, life, rows)
+        life, looks = await self._life(symbol, min(300, rows))
+        limited = self._earlier("depth", short) > 0  # of another kind of market: no older ones to be had
+        old = await self._old_page(symbol, short, None if limited else life, rows)
         pages = [page for page in (old, recent) if page is not None]
         if not pages:
             self.problems.append(f"{learning.kind}: no answer of {symbol} held a page of candles")
@@ -192,12 +203,13 @@ class _Prober:
         found["volume"] = tell_volume([page.confirmed for page in pages], size)
         found["in_progress"], hours = await tell_in_progress(asker, symbol, self._hour())
         if life is not None:
-            found["window"] = await tell_window(asker, symbol, life, looks)
+            day = next((frame for frame in self.frames if frame.text == "1d"), None)
+            found["window"] = await tell_window(asker, symbol, life, day, max(page.rows for page in pages))
             frames = [short, *(f for f in self._longer() if f.nominal_ms > short.nominal_ms)]
-            hint = self._earlier("depth", short)
-            found["depth"] = await tell_depth(
-                asker, Past(symbol, frames, life, looks, min(page.rows for page in pages)), hint
-            )
+            back = recent is not None and recent.begin == recent.confirmed.ask.since and recent.rows >= RECENT
+            past = Past(symbol, frames, life, looks, min(page.rows for page in pages), recent=back)
+            found["depth"], found["depth_by"] = await tell_depth(asker, past, self._earlier("depth", short))
+        found["heeds_limit"] = tell_heeds_limit(asker.seen[begun:], learning.value("window"))
         if first:
             self.anchors = await tell_anchors(asker, symbol, self.frames, looks)
         await self._tell_empty(learning)
@@ -215,6 +227,16 @@ class _Prober:
             best = best or page
         return best
 
+    async def _life(self, symbol: str, rows: int) -> tuple[Life | None, list[Seen]]:
+        """Since when the market has traded, by the longest timeframe that tells it."""
+        asked: list[Seen] = []
+        for frame in self._long():
+            life, looks = await find_life(self.asker, symbol, frame, rows)
+            asked += looks
+            if life is not None:
+                return life, asked
+        return None, asked
+
     async def _old_page(self, symbol: str, frame: Timeframe, life: Life | None, rows: int) -> Page | None:
         """A page of old candles, where the market is known to have traded then and gives any."""
         best: Page | None = None
@@ -223,9 +245,9 @@ class _Prober:
             if life is None or begin < life.traded_from:
                 continue
             page = await measure_page(self.asker, symbol, frame, begin, (LARGE[0], rows))
-            if page is None or page.whole:
-                return page
             best = best or page
+            if page is None or page.whole:
+                break
         if best is None and rows == RECENT:  # as many as were asked for, and no old ones to ask for more of
             begin = frame.add(self.asker.current(frame), -4 * RECENT)
             best = await measure_page(self.asker, symbol, frame, begin, (4 * RECENT - 1, rows))
@@ -238,26 +260,30 @@ class _Prober:
         evidence = [text for page in (old, recent) if page is not None for text in page.evidence]
         found["page"] = Finding(min(sizes), evidence)
         found["recent_page"], found["recent"] = Finding(0, list(evidence)), Finding({})
-        if old is None or recent is None or old.rows == recent.rows:
+        if old is None or recent is None or abs(old.rows - recent.rows) <= 1:
             return
         if old.rows > recent.rows:  # as many recent ones were asked for as came, or it gives fewer of them
-            found["page"].value = old.rows if recent.rows == RECENT else recent.rows
+            found["page"].value = old.rows if recent.rows >= RECENT else recent.rows
             return
-        found["recent_page"].value = recent.rows
+        found["recent_page"], found["recent"] = Finding(None, list(evidence)), Finding(None)
         frame = recent.confirmed.ask.frame
         now = self.asker.current(frame)
         low, high = frame.count(recent.begin, now), frame.count(old.begin, now)
         frames = [frame, *(one for one in self._longer()[:1] if one != frame)]
         hint = self._earlier("recent", frame)
-        found["recent"] = await tell_recent(self.asker, learning.symbol, frames, recent.rows, low, high, hint)
+        told = await tell_recent(self.asker, learning.symbol, frames, recent.rows, low, high, hint)
+        found["recent"] = told
+        if told.value is not None:
+            found["recent_page"].value = recent.rows
 
     async def _tell_empty(self, learning: Learnt) -> None:
         markets = [m for m in self.markets.get(learning.kind, []) if m["symbol"] != learning.symbol]
         tickers = None
-        if self.client.ccxt.has.get("fetchTickers") and len(markets) >= 4:
+        if self.client.ccxt.has.get("fetchTickers") and len(markets) >= 4 and self.has_tickers:
             tickers = await self.asker.other(
                 "fetch_tickers", [str(market["symbol"]) for market in markets[:200]]
             )
+            self.has_tickers = tickers is not None
         quiet = quiet_markets(markets, tickers)
         learning.findings["empty"] = await tell_empty(self.asker, learning.symbol, quiet, self._short())
 
@@ -284,10 +310,11 @@ class _Prober:
         """An hour and a day, as far as they are offered."""
         return [frame for frame in self.frames if frame.text in ("1h", "1d")]
 
-    def _long(self) -> Timeframe:
-        """The longest timeframe that all markets are likely to have."""
-        texts = {frame.text: frame for frame in self.frames}
-        return next((texts[text] for text in ("1M", "1w", "1d") if text in texts), self.frames[-1])
+    def _long(self) -> list[Timeframe]:
+        """The longest timeframes that all markets are likely to have, the longest first."""
+        return [frame for frame in reversed(self.frames) if frame.text in ("1M", "1w", "1d")] or self.frames[
+            -1:
+        ]
 
     # -- the result ------------------------------------------------------------------------------------------------
 

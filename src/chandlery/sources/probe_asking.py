@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -24,8 +25,11 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("chandlery.sources.probe")
 
-#: Requests that a probe may send, whatever for.
-MOST_REQUESTS = 59
+#: Requests that a probe may send, whatever for. HTTP clients send one again by themselves where a kept connection breaks, so
+#: that a few less than the 59 are counted here.
+MOST_REQUESTS = 57
+#: A ban for longer than this ends a probe, in ms.
+LONGEST_BAN = 60_000
 #: Tries of one ask that comes back broken, of one that is refused, and the pause between two, in seconds.
 TRIES, TRIES_REFUSED, PAUSE = 3, 2, 1.0
 #: Answers to one ask, of which two must agree.
@@ -131,6 +135,7 @@ class ProbeAsker:
         self.most = most
         #: Every answer, in the order in which they were asked for.
         self.seen: list[Seen] = []
+        self._refusals: set[str] = set()
 
     @property
     def requests(self) -> int:
@@ -150,13 +155,13 @@ class ProbeAsker:
         """Open time of the candle in progress."""
         return frame.floor(self.now())
 
-    async def ask(self, ask: Ask) -> Seen:
-        """The answer to one ask; what is plainly broken is asked for again.
+    async def ask(self, ask: Ask, *, refusals: int = TRIES_REFUSED) -> Seen:
+        """The answer to one ask; what is plainly broken is asked for again, and what is refused `refusals` times in all.
 
         Raises NoRequestsLeft, ExchangeError where the exchange is down or sends this host away.
         """
         failure: ExchangeError | None = None
-        refusals = 0
+        refused = 0
         for attempt in range(TRIES):
             if attempt:
                 await self.clock.sleep(PAUSE * attempt)
@@ -165,23 +170,27 @@ class ProbeAsker:
             try:
                 seen = await self._once(ask)
             except RateLimited as error:
-                if error.ban:
+                if error.ban and (error.until or 0) - self.clock.now_ms() > LONGEST_BAN:
                     raise
                 failure = error  # the host's budget does the waiting
                 continue
             except ExchangeError as error:
                 failure = error
                 log.debug("%s -> %s", ask, error)
-                # A node or a firewall may err once, so a refusal is asked for once more.
-                refusals += not error.retryable
-                if refusals == TRIES_REFUSED:
+                # A node or a firewall may err once, so what is refused for the first time is asked for once more.
+                refused += not error.retryable
+                words = re.sub(r"\d+", "", error.message)
+                if refused == refusals or (refused and words in self._refusals):
+                    self._refusals.add(words)
                     break
                 continue
             self.seen.append(seen)
             log.debug("%s", seen)
             return seen
         assert failure is not None
-        if isinstance(failure, ExchangeUnavailable) and failure.status in (0, 502, 503, 504):
+        if isinstance(failure, RateLimited) or (
+            isinstance(failure, ExchangeUnavailable) and failure.status in (0, 502, 503, 504)
+        ):
             raise failure
         seen = Seen(ask, _none(), refused=failure.message)
         self.seen.append(seen)

@@ -13,6 +13,8 @@ from chandlery.timeframe import Timeframe
 LARGE: tuple[int, ...] = (5000, 1000, 500, 200, 100)
 #: How many candles back a page of recent ones begins, and how many are asked for.
 RECENT = 1000
+#: Candles of the small asks.
+FEW = 10
 
 
 @dataclass(slots=True)
@@ -29,7 +31,7 @@ class Finding:
 
 @dataclass(slots=True)
 class Page:
-    """A page that was measured: `rows` candles at most, from `begin` on, by two answers of which `confirmed` is one.
+    """A page that was measured: `rows` candles at most, from `begin` on, as the answer `confirmed` shows.
 
     `whole` is False where slots without a candle leave it open how many there could have been.
     """
@@ -52,30 +54,45 @@ async def measure_page(
     evidence: list[str] = []
     for limit in large:
         end = frame.add(begin, limit + 1)
-        seen = await asker.ask(Ask(symbol, frame, begin, limit))
+        seen = await asker.ask(Ask(symbol, frame, begin, limit), refusals=1 if limit != large[-1] else 2)
         evidence.append(str(seen))
         if seen.refused:
             continue
         if seen.count < 2 or not seen.within(begin, end):
             return None
+        if seen.count == limit and seen.first == begin and not seen.holes:
+            return Page(limit, begin, seen, evidence)
         return await _confirmed(asker, seen, evidence)
     return None
 
 
 async def _confirmed(asker: ProbeAsker, seen: Seen, evidence: list[str]) -> Page | None:
     """Ask for exactly what came; where less comes, for that, and so on."""
-    symbol, frame, begin, rows = seen.ask.symbol, seen.ask.frame, seen.first, seen.count
-    for _ in range(3):
+    symbol, frame, rows = seen.ask.symbol, seen.ask.frame, seen.count
+    # A window that is cut off at now does not show whether it loses its head.
+    begin = min(seen.first, frame.add(asker.current(frame), -rows - 2))
+    for _ in range(4):
         again = await asker.ask(Ask(symbol, frame, begin, rows))
         evidence.append(str(again))
-        following = (begin, frame.next(begin))
-        # One less is an answer that leaves out the candle at its own beginning.
-        if again.first in following and again.count >= rows - (again.first == following[1]):
-            return Page(rows, begin, again, evidence, whole=not again.holes and not seen.holes)
         if not again.count:
             return None
-        begin, rows = (again.first, again.count) if again.first not in following else (begin, again.count)
+        late = again.first == frame.next(begin)
+        if late and await _gives_its_beginning(asker, again, evidence):
+            rows -= 1  # a window of one candle more than was asked for lost its head
+            continue
+        # One less is an answer that leaves out the candle at its own beginning.
+        if (late or again.first == begin) and again.count >= rows - late:
+            return Page(rows, begin, again, evidence, whole=not again.holes and not seen.holes)
+        begin, rows = again.first, again.count
     return None
+
+
+async def _gives_its_beginning(asker: ProbeAsker, page: Seen, evidence: list[str]) -> bool:
+    """Whether a small ask, within a page that came without the candle at `since`, holds that candle of its own."""
+    frame = page.ask.frame
+    seen = await asker.ask(Ask(page.ask.symbol, frame, frame.add(page.first, 3), FEW))
+    evidence.append(str(seen))
+    return _begins(seen) == "inclusive"
 
 
 def tell_order(answers: Sequence[Seen]) -> Finding:
@@ -98,7 +115,7 @@ async def tell_begin(asker: ProbeAsker, pages: Sequence[Page]) -> Finding:
     if told and told.count("inclusive") < len(told):  # the rare case: asked for again with few candles
         for page in pages:
             frame = page.confirmed.ask.frame
-            ask = Ask(page.confirmed.ask.symbol, frame, frame.add(page.begin, 3), 10)
+            ask = Ask(page.confirmed.ask.symbol, frame, frame.add(page.begin, 3), FEW)
             answer, seen = await asker.vote(ask, _begins)
             if answer is not None:
                 told.append(answer)
@@ -116,17 +133,27 @@ def _begins(seen: Seen) -> str | None:
 
 
 async def tell_end(asker: ProbeAsker, pages: Sequence[Page]) -> Finding:
-    """Whether the candle that opens at `until` is in the answer, where two answers agree. None where `until` is ignored."""
+    """Whether the candle that opens at `until` is in the answer, where two answers agree. None where `until` is ignored.
+
+    Some classes ignore it next to a limit: then it is asked for without one.
+    """
     found = Finding()
-    told: list[str | None] = []
-    for page in (*pages, *pages):
-        frame = page.confirmed.ask.frame
-        begin = frame.add(page.begin, 2 * len(told))
-        seen = await asker.ask(Ask(page.confirmed.ask.symbol, frame, begin, 20, until=frame.add(begin, 6)))
-        found.note(seen)
-        told.append(_ends(seen))
-        if told[-1] is not None and told.count(told[-1]) == 2:
-            found.value = told[-1] if told[-1] != "ignored" else None
+    for limit in (20, None):
+        told: list[str | None] = []
+        for page in (*pages, *pages):
+            frame = page.confirmed.ask.frame
+            begin = frame.add(page.begin, 2 * len(told))
+            seen = await asker.ask(
+                Ask(page.confirmed.ask.symbol, frame, begin, limit, until=frame.add(begin, 6))
+            )
+            found.note(seen)
+            told.append(_ends(seen))
+            if told[-1] is not None and told.count(told[-1]) == 2:
+                break
+        else:
+            return found
+        if told[-1] != "ignored":
+            found.value = told[-1]
             return found
     return found
 
@@ -139,3 +166,21 @@ def _ends(seen: Seen) -> str | None:
     if seen.has(until):
         return "inclusive"
     return "exclusive" if seen.has(frame.add(until, -1)) else None
+
+
+def tell_heeds_limit(answers: Sequence[Seen], window: str | None) -> Finding:
+    """Whether answers hold no more candles than were asked for.
+
+    They do not where two held more. They do where they held just as many though more follow, which only an open window
+    tells: a bounded one may end there by itself.
+    """
+    found = Finding()
+    more = [one for one in answers if one.ask.limit and one.ask.until is None and one.count > one.ask.limit]
+    just = [one for one in answers if one.ask.limit == one.count and one.ask.until is None and one.count > 1]
+    if len(more) > 1:
+        found.value = False
+        found.note(*more[:2])
+    elif not more and window == "open" and len(just) > 1:
+        found.value = True
+        found.note(*just[:2])
+    return found

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from chandlery.sources.probe_asking import Ask, ProbeAsker, Seen
-from chandlery.sources.probe_page import Finding
+from chandlery.sources.probe_page import FEW, RECENT, Finding
 from chandlery.timeframe import DAY, Timeframe
 
 #: No exchange has candles from before 2010.
@@ -31,12 +31,12 @@ LINES = (
 )
 #: Asks for the first candle.
 LISTING_ASKS = 6
-#: Candles of the small asks.
-FEW = 10
 #: How long after the first long candle old ones are asked for.
 MARGIN = 40 * DAY
 #: Requests that the search for a line which nobody is known to draw leaves over.
-KEPT = 30
+KEPT = 10
+#: Requests that must be left to ask whether a second timeframe has the same line.
+SPARE = 5
 
 
 @dataclass(slots=True)
@@ -56,47 +56,63 @@ async def find_life(
 ) -> tuple[Life | None, list[Seen]]:
     """Where a market begins, by halving the time since DAWN with asks for `rows` candles of a long timeframe."""
     asked: list[Seen] = []
+
+    async def look(since: int, limit: int) -> Seen:
+        asked.append(await asker.ask(Ask(symbol, frame, since, limit)))
+        return asked[-1]
+
     low, now = frame.ceil(DAWN), asker.current(frame)
-    earliest = now
-    since = max(low, frame.add(now, 1 - rows))
-    jumped = False
-    while len(asked) < LISTING_ASKS and low < earliest and not jumped:
-        seen = await asker.ask(Ask(symbol, frame, since, rows))
-        asked.append(seen)
+    earliest, since, sure = now, max(low, frame.add(now, 1 - rows)), False
+    while len(asked) < LISTING_ASKS and low < earliest and not sure:
+        seen = await look(since, rows)
         if seen.refused:
             break
         if not seen.count:  # nothing lies there, or it cannot be had
             low = min(earliest, frame.add(since, rows))
         else:
-            # Something without candles lies between what was asked for and what came.
-            jumped = seen.first > frame.add(since, 1)
             earliest = min(earliest, seen.first)
+            if seen.first > frame.add(
+                since, 1
+            ):  # either nothing lies before it, or the head of the answer is missing
+                before = await look(frame.add(seen.first, -FEW // 2), FEW)
+                sure = not before.count or before.first >= seen.first
+                if not sure:
+                    rows, earliest = max(FEW, seen.count), min(earliest, before.first)
         since = max(low, frame.add(earliest, 1 - rows))
         if frame.count(low, since) > rows:
             since = frame.floor((low + earliest) // 2)
     if earliest == now:
         return None, asked
-    return Life(frame, frame.next(earliest), earliest if jumped or low >= earliest else None), asked
+    return Life(frame, frame.next(earliest), earliest if sure or low >= earliest else None), asked
 
 
-async def tell_window(asker: ProbeAsker, symbol: str, life: Life, looks: Sequence[Seen]) -> Finding:
-    """What comes for a stretch before the first candle that ends before it: the candles after it, or nothing."""
+async def tell_window(
+    asker: ProbeAsker, symbol: str, life: Life, day: Timeframe | None, rows: int
+) -> Finding:
+    """What comes for a stretch that ends before the first candle: the candles after it, or nothing.
+
+    The stretch begins more than a page before the first candle: some windows are a page long, whatever is asked for.
+    """
     found = Finding()
     if life.first is None:
         return found
-    first, frame = life.first, life.frame
-    ask = Ask(symbol, frame, frame.add(first, -4 * FEW), FEW)
+    frame, first = life.frame, life.first
+    if day is not None and day.nominal_ms < frame.nominal_ms:
+        seen = await asker.ask(Ask(symbol, day, day.ceil(first), min(rows, 62)))
+        found.note(seen)
+        if first <= seen.first < frame.next(first):
+            frame, first = day, seen.first
+    ask = Ask(symbol, frame, frame.add(first, -rows - rows // 8 - 4 * FEW), FEW)
     if (ask.since or 0) <= 0:
         return found
 
     def outcome(seen: Seen) -> str | None:
         if seen.refused:
             return None
-        return "bounded" if not seen.count else "open" if abs(seen.first - first) <= 31 * DAY else None
+        return "bounded" if not seen.count else "open" if seen.first == first else None
 
-    value, seen = await asker.vote(ask, outcome)
-    found.value = value
-    found.note(*[one for one in looks if one.first == first][:1], *([seen] if seen else []))
+    found.value, told = await asker.vote(ask, outcome)
+    found.note(*([told] if told else []))
     return found
 
 
@@ -110,7 +126,7 @@ class Border:
 
 async def find_border(
     inside: Callable[[int], Awaitable[bool]], asker: ProbeAsker, low: int, high: int, hint: int = 0
-) -> Border:
+) -> Border | None:
     """The number of ages at which `inside(age)` holds: it does at `low`, and not at `high`.
 
     `hint` and the lines that exchanges are known to draw are tried first.
@@ -136,7 +152,7 @@ async def find_border(
     while high - low > max(1, low // 20) and asker.left > KEPT:
         middle = (low + high) // 2
         low, high = (middle, high) if await inside(middle) else (low, middle)
-    return Border(low + 1, exact=high - low == 1)
+    return None if await inside(high) else Border(low + 1, exact=high - low == 1)
 
 
 async def tell_recent(
@@ -152,9 +168,12 @@ async def tell_recent(
         return seen.count >= rows - 1 and seen.first <= frame.next(begin)
 
     border = await find_border(lambda age: holds(frames[0], age), asker, low, high, hint)
+    if border is None:
+        return found
     found.value = {frames[0].text: border.value}
     if (
         border.exact
+        and asker.left > SPARE
         and len(frames) > 1
         and await holds(frames[1], border.value - 1)
         and not await holds(frames[1], border.value)
@@ -168,8 +187,8 @@ async def tell_recent(
 
 @dataclass(slots=True)
 class Past:
-    """What is known before the depth is asked for: `frames` from the shortest on, `looks` at the longest one, and how
-    many candles one answer holds.
+    """What is known before the depth is asked for: `frames` from the shortest on, `looks` at the longest one, how many
+    candles one answer holds, and whether one came that begins RECENT candles back.
     """
 
     symbol: str
@@ -177,35 +196,39 @@ class Past:
     life: Life
     looks: Sequence[Seen]
     rows: int
+    recent: bool = False
 
 
-async def tell_depth(asker: ProbeAsker, past: Past, hint: int = 0) -> Finding:
-    """How many candles back any can be had, by timeframe; {} for all of them, None where it cannot be told.
+async def tell_depth(asker: ProbeAsker, past: Past, hint: int = 0) -> tuple[Finding, Finding]:
+    """How many candles back any can be had, by timeframe, and whether time is counted: {} for all of them, None where it
+    cannot be told.
 
     Only times at which longer candles show trades say anything: before them a market was not listed, or quiet.
     """
-    found = Finding()
+    found, by = Finding(), Finding()
     frame = past.frames[0]
-    rows = min(past.rows, 500)
     target = frame.ceil(past.life.traded_from + MARGIN)
-    if frame.count(target, asker.current(frame)) < 2 * past.rows:
-        return found
-    seen = await asker.ask(Ask(past.symbol, frame, target, rows))
+    if hint:  # a little older than what another kind of market gives
+        target = max(target, frame.add(asker.current(frame), -hint - 200))
+    if not hint and frame.count(target, asker.current(frame)) < 2 * past.rows:
+        return found, by
+    seen = await asker.ask(Ask(past.symbol, frame, target, min(past.rows, 100 if hint else 500)))
     found.note(seen)
-    if _given(seen) == "given":
-        found.value = {}
-        return found
-    answer, again = await asker.vote(seen.ask, _given)
-    if again is None or answer is None:
-        return found
-    found.note(again)
+    answer: str | None = _given(seen)
+    again = seen
+    if answer != "given" and not seen.refused:  # what is refused was asked for twice
+        again = await asker.ask(seen.ask)
+        found.note(again)
+        if _given(again) != answer:
+            answer, _ = await asker.vote(seen.ask, _given)
     if answer == "given":
         found.value = {}
     elif answer == "later":
-        await _by_first(asker, past, again, found)
-    elif answer == "none" and await _traded_then(asker, past, again, found):
+        await _by_first(asker, past, again if _given(again) == answer else seen, found)
+    elif answer == "none" and (seen.refused or await _traded_then(asker, past, seen, found)):
         await _by_border(asker, past, target, found, hint)
-    return found
+        by = Finding("time" if found.value else None, list(found.evidence))
+    return found, by
 
 
 def _given(seen: Seen) -> str | None:
@@ -275,16 +298,23 @@ async def _traded_then(asker: ProbeAsker, past: Past, seen: Seen, found: Finding
 
 async def _by_border(asker: ProbeAsker, past: Past, target: int, found: Finding, hint: int) -> None:
     """The depth where an ask for candles that are too old is refused, or answered with none."""
-    frame = past.frames[0]
+    rows = min(past.rows, 100)
 
-    async def inside(age: int) -> bool:
-        seen = await asker.ask(
-            Ask(past.symbol, frame, frame.add(asker.current(frame), -age), min(past.rows, 100))
-        )
+    async def holds(frame: Timeframe, age: int) -> bool:
+        seen = await asker.ask(Ask(past.symbol, frame, frame.add(asker.current(frame), -age), rows))
         found.note(seen)
         return _given(seen) == "given"
 
-    low = LINES[0] - 2
-    if await inside(low):
-        border = await find_border(inside, asker, low, frame.count(target, asker.current(frame)), hint)
-        found.value = {frame.text: border.value}
+    frame, low = past.frames[0], RECENT if past.recent else LINES[0] - 2
+    if not past.recent and not await holds(frame, low):
+        return
+    high = frame.count(target, asker.current(frame))
+    border = await find_border(lambda age: holds(frame, age), asker, low, high, hint)
+    if border is None:
+        return
+    # Where time is counted, whether the oldest one can still be had changes from moment to moment.
+    depth = border.value - (border.value - 1 in LINES)
+    found.value = {frame.text: depth}
+    for longer in past.frames[1:2] if border.exact and asker.left > SPARE else ():
+        if await holds(longer, depth - 1) and not await holds(longer, depth + 2):
+            found.value = {"*": depth}

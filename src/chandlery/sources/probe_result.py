@@ -13,7 +13,7 @@ from chandlery.sources.profile import Habits, Profile
 
 #: The habits that a probe asks for, in the order in which they are told.
 HABITS = (
-    "page", "recent_page", "recent", "depth", "begin", "end", "order", "window", "empty", "in_progress", "finality", "volume",
+    "page", "recent_page", "recent", "depth", "depth_by", "heeds_limit", "begin", "end", "order", "window", "empty", "in_progress", "finality", "volume",
 )  # fmt: skip
 
 

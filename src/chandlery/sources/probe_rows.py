@@ -13,6 +13,8 @@ from chandlery.timeframe import MINUTE, Timeframe
 
 #: Markets that are looked at for times without a trade, and the minutes looked at.
 QUIET_MARKETS, QUIET_MINUTES = 4, 120
+#: The same where no tickers tell which are quiet.
+QUIET_GUESSED = 2
 #: Currencies that most is traded against: what is traded against another one is quiet.
 BUSY = frozenset({"USDT", "USDC", "USD", "EUR", "BTC", "KRW", "JPY", "FDUSD", "TRY"})
 
@@ -32,7 +34,7 @@ def quiet_markets(markets: Sequence[Mapping[str, Any]], tickers: Mapping[str, An
     }
     # Exchanges list what is new, and small, last.
     symbols.reverse()
-    return sorted(symbols, key=lambda s: rank[s])[: QUIET_MARKETS - (not tickers)]
+    return sorted(symbols, key=lambda s: rank[s])[:QUIET_GUESSED]
 
 
 async def tell_empty(asker: ProbeAsker, main: str, quiet: Sequence[str], frame: Timeframe) -> Finding:
@@ -51,10 +53,8 @@ async def tell_empty(asker: ProbeAsker, main: str, quiet: Sequence[str], frame: 
         if seen.count < 3 or (not seen.holes and flat < 2):
             continue
         if not seen.holes:
-            again = await asker.ask(ask)
-            found.note(again)
             found.evidence.append(f"{flat} of {seen.count} candles of {symbol} have no volume and one price")
-            found.value = "flat" if _flat(again.candles) == flat else None
+            found.value = "flat"
             return found
         if seen.holes < 2 or _without_volume(seen.candles):
             continue

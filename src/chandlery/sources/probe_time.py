@@ -12,7 +12,7 @@ from chandlery.timeframe import HOUR, MINUTE, Timeframe
 from chandlery.when import iso
 
 #: Seconds after the end of a candle at which it is looked at, and the longest time that waiting for it may take.
-LOOKS, LONGEST = (2.0, 6.0, 12.0, 25.0, 45.0), 75.0
+LOOKS, LONGEST = (2.0, 7.0, 14.0, 40.0), 75.0
 #: What one candle that did not change says at most: other ones may be late.
 LEAST_FINALITY = 10.0
 #: Looks of which the last two must agree.
@@ -90,10 +90,12 @@ async def tell_anchors(
         found.note(have)
         if place == _usual(frame):
             continue
-        answer, again = await asker.vote(have.ask, _place)
-        if again is None or answer != place:
-            continue
-        found.note(again)
+        others = [one for one in seen if one is not have and one.ask.frame == frame and one.ask != have.ask]
+        if place not in [_place(one) for one in others]:
+            answer, again = await asker.vote(have.ask, _place)
+            if again is None or answer != place:
+                continue
+            found.note(again)
         if frame.fixed_ms is None:
             found.evidence.append(f"{frame.text} does not open on the first of a month")
             continue
