@@ -18,9 +18,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import quote
 
 from chandlery.clock import SystemClock
+from chandlery.sources.bans import file_name
 from chandlery.sources.pacing.tally import BOOT, BYTES, KEY, SKEW, WRITTEN, Tally
 
 if TYPE_CHECKING:
@@ -34,12 +34,6 @@ _MOST = 32
 _LOCK_TRIES, _LOCK_PAUSE = 500, 0.0002
 #: A time so much after now is nonsense; less is another process's clock read a moment later.
 _AHEAD_MS = 1_000.0
-
-
-def file_name(host: str) -> str:
-    """The name of a host's files in the state folder, without their ending."""
-    name = quote(host, safe="")
-    return (name.replace(".", "%2E") if host.startswith(".") else name)[:200]
 
 
 def number_of(text: str) -> float:
@@ -60,6 +54,7 @@ class BudgetBook:
         self._real = isinstance(clock, SystemClock)
         self._boot = number_of(_boot_id()) if self._real else 0.0
         self._file: int | None = None
+        self._process = 0
         self._alone: dict[float, Tally] | None = None  # instead of the file, where there can be none
         self._places: dict[float, int] = {}
         self._warned = False
@@ -84,16 +79,20 @@ class BudgetBook:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 time.sleep(_LOCK_PAUSE)
+            except OSError as error:  # a file system without locks
+                self._give_up(error)
+                break
             else:
                 break
         else:
-            self._warn("the file is locked by a process that does not go on")
+            self._warn("it is locked by a process that does not go on")
             yield False
             return
         try:
             yield True
         finally:
-            fcntl.flock(file, fcntl.LOCK_UN)
+            if self._file == file:
+                fcntl.flock(file, fcntl.LOCK_UN)
 
     def tally(self, key: float, now: float) -> Tally:
         """The tally of that key, a new one where there is none."""
@@ -140,7 +139,8 @@ class BudgetBook:
     def _open(self) -> int | None:
         """The open file, None where there can be none. One that was removed is made anew."""
         if self._file is not None:
-            if os.fstat(self._file).st_nlink:
+            # A lock is shared with a process that was forked off, so each opens the file for itself.
+            if os.fstat(self._file).st_nlink and self._process == os.getpid():
                 return self._file
             self.close()
         if self._alone is not None:
@@ -148,6 +148,7 @@ class BudgetBook:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            self._process = os.getpid()
         except OSError as error:
             self._give_up(error)
         return self._file
@@ -163,7 +164,10 @@ class BudgetBook:
             log.warning("the request budget of %s in %s: %s", self.host, self.path, why)
 
     def _read(self, place: int) -> bytes:
-        return os.pread(self._file, BYTES, place * BYTES) if self._file is not None else b""
+        try:
+            return os.pread(self._file, BYTES, place * BYTES) if self._file is not None else b""
+        except OSError:
+            return b""
 
     def _place(self, key: float) -> int:
         """Where the tally of that key stands, or may."""
