@@ -28,6 +28,7 @@ SERIES_KEYS = [
     "fetched",
     "written",
     *SLOT_KEYS,
+    "volume_unit",
     "error",
 ]
 WEEK = ("--since", "2024-05-25", "--until", "2024-06-01")

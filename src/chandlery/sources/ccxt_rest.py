@@ -15,7 +15,7 @@ import polars as pl
 from chandlery.anchors import frame_of
 from chandlery.candle import CandlePage, SeriesId
 from chandlery.clock import Clock, SystemClock
-from chandlery.errors import BadAnswer, ExchangeRefused, UnknownSymbol, UnknownTimeframe
+from chandlery.errors import BadAnswer, ExchangeError, ExchangeRefused, UnknownSymbol, UnknownTimeframe
 from chandlery.ledger import Fact, State
 from chandlery.sources.asking import Asker
 from chandlery.sources.base import Beginning, Estimate, Market, Source, Traffic
@@ -25,7 +25,7 @@ from chandlery.sources.edges import DAWN, Edges
 from chandlery.sources.exchange_clock import ExchangeClock
 from chandlery.sources.holes import Usual
 from chandlery.sources.manners import Manners, in_base, market_of, settle_of
-from chandlery.sources.observed import Observed
+from chandlery.sources.observed import SEEN, Observed
 from chandlery.sources.pacing import UNTIL_DECLARED, Pacer
 from chandlery.sources.profile_book import ProfileBook
 from chandlery.sources.retry import persist
@@ -40,6 +40,8 @@ log = logging.getLogger("chandlery.sources.ccxt_rest")
 
 #: Times that a walk is begun again because what it began with has slipped out of reach.
 SLIPS = 3
+#: Candles asked for once a run from before those that an exchange is known to give.
+OLDER = 20
 #: The exchange's time and the Date of the same answer (whole seconds) may be this far apart, in ms.
 CLOCKS_AGREE = 60_000
 #: Two answers agree on the time if the later one says at most this much more, in ms.
@@ -112,6 +114,7 @@ class CcxtRest(Source):
         self._time = ExchangeClock(self.clock)
         self._manners = Manners(self.profile, now=self._time.now_ms, hint=self._hint)
         self._observed = Observed(exchange_id)
+        self._depth_doubted: set[str | None] = set()
         # ccxt chooses endpoints, and the ends of pages, by the time.
         self.client.ccxt.milliseconds = self._time.now_ms
         self.client.ccxt.seconds = lambda: self._time.now_ms() // 1000
@@ -314,6 +317,7 @@ class CcxtRest(Source):
                 gone = TimeRange(since, min(oldest, until))
                 yield Fact(gone, State.OUT_OF_REACH, self._manners.why_not(series, oldest))
                 since = gone.until
+                await self._doubt_depth(series, market, oldest, now)
             if since >= until:
                 return
             walk = self._walk(series, market, TimeRange(since, until), now)
@@ -321,12 +325,28 @@ class CcxtRest(Source):
                 async for said in walk.run():
                     yield said
             except ExchangeRefused:
+                self._time.answered(self.client.date)
                 moved = self._manners.reach(series, market, self._time.now_ms())
                 # Some refuse what is out of reach: where the boundary has moved over the beginning, begin behind it.
                 if turn == SLIPS or moved is None or oldest is None or moved <= max(oldest, walk.done):
                     raise
                 since = walk.done
             else:
+                return
+
+    async def _doubt_depth(self, series: SeriesId, market: Market, oldest: int, now: int) -> None:
+        """Ask once a run for what should be out of reach: an exchange that gives it now has changed."""
+        if market.family in self._depth_doubted:
+            return
+        self._depth_doubted.add(market.family)
+        frame = series.frame
+        for turn in range(1, SEEN + 1):
+            since = frame.add(oldest, -turn * OLDER)
+            try:
+                rows = await self._asker.once(series, series.timeframe, since, OLDER, now, frame)
+            except ExchangeError:
+                return  # refused, as it should be, or a fault: the walk will meet it too
+            if rows.first is None or rows.first >= frame.add(oldest, -2):
                 return
 
     def _walk(self, series: SeriesId, market: Market, span: TimeRange, now: int) -> Walk:

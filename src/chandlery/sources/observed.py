@@ -111,7 +111,7 @@ class Observed:
             seen, habits, frame, len(times), first, last, since=since, limit=limit, now=now, holes=holes
         )
         depth = habits.reach(frame)
-        if depth is not None and habits.depth_is_time and first < frame.add(frame.floor(now), -depth - 1):
+        if depth is not None and habits.depth_is_time and first < frame.add(frame.floor(now), -depth - 2):
             seen.deeper.add(first)
             seen.oldest = min(seen.oldest or first, first)
 
@@ -161,7 +161,7 @@ class Observed:
                 told("empty", habits.empty, f"candles of volume 0 and no hole, in {seen.flat} answers")
             if habits.empty == "flat" and seen.holes >= HOLES and seen.holed >= SEEN and not seen.flat:
                 told("empty", habits.empty, f"{seen.holes} holes and not one candle of volume 0")
-            if len(seen.deeper) >= SEEN - 1:
+            if len(seen.deeper) >= SEEN:
                 told("depth", dict(habits.depth), f"candles as old as {iso(seen.oldest)}")
         return found
 

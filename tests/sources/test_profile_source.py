@@ -1,0 +1,389 @@
+"""What a profile changes in how an exchange is asked: pages by age, depth, units, settling, and what is told of it all."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from chandlery.candle import SeriesId
+from chandlery.errors import UnknownSymbol
+from chandlery.exchange import ExchangeSettings, LocalExchange
+from chandlery.exchange.shapes import SHAPES
+from chandlery.ledger import State
+from chandlery.sources.base import Source
+from chandlery.sources.manners import in_base
+from chandlery.sources.profile import LINEAR, SPOT, Habits, Profile
+from chandlery.sources.profile_book import ProfileBook, shipped
+from chandlery.timeframe import DAY, HOUR, MINUTE
+from chandlery.timerange import TimeRange
+
+NOW = 1_717_200_030_000  # 2024-06-01T00:00:30Z
+CURRENT = NOW - NOW % MINUTE
+BTC = "BTC/USDT"
+SWAP = "BTC/USDT:USDT"
+HAS_SWAPS = ("binance", "binanceusdm", "bybit", "okx", "kucoin", "mexc", "bitget", "gate")
+
+
+class _Clock:
+    """The time of the exchange and of the source, which tests move."""
+
+    now = NOW
+
+    def now_ms(self) -> int:
+        return self.now
+
+
+@pytest.fixture(scope="module")
+def playing() -> Iterator[tuple[LocalExchange, _Clock]]:
+    """One server that plays every exchange."""
+    clock = _Clock()
+    with LocalExchange(ExchangeSettings(exchange=tuple(SHAPES), weight_limit=0), clock=clock) as exchange:
+        yield exchange, clock
+
+
+@pytest.fixture
+def server(playing: tuple[LocalExchange, _Clock]) -> LocalExchange:
+    """That server at NOW, without a past."""
+    exchange, clock = playing
+    clock.now = NOW
+    exchange.forget_requests()
+    return exchange
+
+
+@pytest.fixture
+def source(server: LocalExchange, opened: Callable[..., Source]) -> Callable[..., Source]:
+    """Open the source of one of the exchanges."""
+    return lambda name, **options: opened(server.url_of(name), name, **options)
+
+
+def _candle_asks(server: LocalExchange) -> list[dict[str, str]]:
+    parts = ("klines", "kline", "OHLC", "candles", "candlesticks", "query")
+    return [
+        dict(one.query)
+        for one in server.requests
+        if any(part in one.path.rsplit("/", 2)[-1] or part in one.path.rsplit("/", 2)[-2] for part in parts)
+    ]
+
+
+def _learn(tmp_path: Path, exchange: str, market: str = SPOT, **habits: Any) -> None:
+    """Keep a learnt profile: the shipped one with some habits changed."""
+    known = shipped(exchange)
+    assert known is not None
+    changed = {**known.markets, market: replace(known.markets[market], **habits)}
+    ProfileBook(tmp_path / "state").save(replace(known, markets=changed, origin="probed"))
+
+
+# -- pages -----------------------------------------------------------------------------------------------------------
+
+
+def test_okx_is_asked_for_larger_pages_of_recent_candles(source: Callable[..., Source], walk: Any) -> None:
+    """3,000 minutes back: pages of 100 as long as they are history, of 300 within the last 1,440, not one of them in vain."""
+    span = TimeRange(CURRENT - 3000 * MINUTE, CURRENT)
+
+    async def run() -> tuple[int, int, int, int]:
+        async with source("okx") as okx:
+            walked = await walk(okx, SeriesId("okx", BTC, "1m"), span, settle=0)
+            estimate = await okx.estimate(SeriesId("okx", BTC, "1m"), span)
+            assert walked.error is None
+            return len(walked.times), okx.traffic.candle_requests, okx.traffic.retries, estimate.requests
+
+    candles, requests, retries, estimated = asyncio.run(run())
+    assert (candles, retries) == (3000, 0)
+    # 16 pages of 99 new ones over 1,571 candles, and 5 of 299 over the rest.
+    assert requests == estimated == 21
+
+
+@pytest.mark.parametrize("name", sorted(set(SHAPES) - {"kraken", "gate"}))
+@pytest.mark.parametrize("symbol", [BTC, SWAP])
+def test_every_page_is_full(name: str, symbol: str, source: Callable[..., Source], walk: Any) -> None:
+    """Four days of minutes cost the least number of pages of the size that the profile says, and no repeat."""
+    if name not in HAS_SWAPS and symbol == SWAP:
+        return
+    if name == "binanceusdm" and symbol == BTC:
+        return
+    series, span = SeriesId(name, symbol, "1m"), TimeRange(CURRENT - 4 * DAY, CURRENT)
+
+    async def run() -> tuple[int, int, int, int]:
+        async with source(name) as one:
+            walked = await walk(one, series, span, settle=0)
+            assert walked.error is None
+            estimate = await one.estimate(series, span)
+            return len(walked.times), one.traffic.candle_requests, one.traffic.retries, estimate.requests
+
+    candles, requests, retries, estimated = asyncio.run(run())
+    assert candles == 4 * 1440
+    assert retries == 0
+    assert estimated <= requests <= estimated + 1
+
+
+def test_a_learnt_page_takes_the_place_of_the_shipped_one(
+    server: LocalExchange, source: Callable[..., Source], walk: Any, tmp_path: Path
+) -> None:
+    """With a profile in the state folder that says 200 candles, 200 are asked for."""
+    _learn(tmp_path, "bybit", page=200)
+
+    async def run() -> None:
+        async with source("bybit") as bybit:
+            await walk(bybit, SeriesId("bybit", BTC, "1m"), TimeRange(CURRENT - HOUR * 10, CURRENT), settle=0)
+
+    asyncio.run(run())
+    assert max(int(query["limit"]) for query in _candle_asks(server)) == 200
+
+
+# -- settling and units ----------------------------------------------------------------------------------------------
+
+
+def test_a_candle_settles_when_the_profile_says(source: Callable[..., Source], tmp_path: Path) -> None:
+    """Ten seconds unless the profile knows the finality delay, and what the caller says goes before both."""
+    assert source("okx").settle_seconds == 10
+    _learn(tmp_path, "okx", LINEAR, finality=42.5)
+    assert source("okx").settle_seconds == 42.5
+    assert source("okx", settle_seconds=3.0).settle_seconds == 3
+
+
+@pytest.mark.parametrize("name", HAS_SWAPS)
+def test_volumes_of_swaps_are_in_the_base_currency(
+    name: str, server: LocalExchange, source: Callable[..., Source], walk: Any
+) -> None:
+    """A swap's candles are those of the market to the last bit, also where the exchange gives contracts."""
+    span = TimeRange(CURRENT - 300 * MINUTE, CURRENT)
+
+    async def run() -> tuple[Any, str]:
+        async with source(name) as one:
+            series = SeriesId(name, SWAP, "1m")
+            return (await walk(one, series, span, settle=0)).candles, await one.volume_unit(series)
+
+    candles, unit = asyncio.run(run())
+    assert unit == "base"
+    assert candles.equals(server.truth(SWAP, "1m", span.since, span.until, exchange=name))
+
+
+def test_a_unit_that_cannot_be_converted_is_told(source: Callable[..., Source], tmp_path: Path) -> None:
+    """Quote volumes stay what they are, and the source says so."""
+    _learn(tmp_path, "okx", LINEAR, volume="quote")
+
+    async def run() -> list[str]:
+        async with source("okx") as okx:
+            return [await okx.volume_unit(SeriesId("okx", symbol, "1m")) for symbol in (BTC, SWAP)]
+
+    assert asyncio.run(run()) == ["base", "quote"]
+
+
+def test_contracts_times_size_is_the_nearest_double() -> None:
+    """57 contracts of 0.01 are 0.57, not 0.5700000000000001; 3 of 10 are 30."""
+    import polars as pl
+
+    contracts = pl.DataFrame({"volume": [float(n) for n in range(2000)]})
+    small = in_base(contracts, 0.01)["volume"].to_list()
+    assert small == [float(f"{n // 100}.{n % 100:02d}") for n in range(2000)]
+    assert in_base(contracts, 10.0)["volume"][3] == 30.0
+
+
+# -- depth -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "symbol", "depth", "requests"),
+    [("kraken", BTC, 720, 1), ("gate", BTC, 10_000, 11), ("gate", SWAP, 10_000, 6)],
+)
+def test_what_is_too_old_costs_no_request(
+    name: str,
+    symbol: str,
+    depth: int,
+    requests: int,
+    server: LocalExchange,
+    source: Callable[..., Source],
+    walk: Any,
+) -> None:
+    """Of 30 days of minutes all that can be had comes in full pages; the rest is out of reach, after one look in a run."""
+    series, span = SeriesId(name, symbol, "1m"), TimeRange(CURRENT - 30 * DAY, CURRENT)
+
+    async def run() -> Any:
+        async with source(name) as one:
+            oldest = await one.reach(series, NOW)
+            assert oldest == CURRENT - (depth - 1) * MINUTE
+            walked = await walk(one, series, span, settle=0)
+            estimate = await one.estimate(series, span)
+            assert estimate.requests == requests
+            return walked, one.traffic
+
+    walked, traffic = asyncio.run(run())
+    assert walked.error is None
+    assert (traffic.candle_requests, traffic.retries) == (requests + 1, 0)
+    oldest = CURRENT - (depth - 1) * MINUTE
+    assert [(fact.range, fact.state) for fact in walked.facts] == [
+        (TimeRange(span.since, oldest), State.OUT_OF_REACH)
+    ]
+    assert walked.candles.equals(server.truth(symbol, "1m", oldest, CURRENT, exchange=name))
+
+
+@pytest.mark.parametrize("name", ["kraken", "gate"])
+def test_a_boundary_that_moves_under_way_loses_nothing(
+    name: str,
+    playing: tuple[LocalExchange, _Clock],
+    server: LocalExchange,
+    source: Callable[..., Source],
+    walk: Any,
+) -> None:
+    """A minute that turns between the plan and the first answer costs that minute, which is out of reach then, no more."""
+    clock = playing[1]
+    series, span = SeriesId(name, BTC, "1m"), TimeRange(CURRENT - DAY * 10, CURRENT)
+
+    async def run() -> Any:
+        async with source(name) as one:
+            assert await one.now() == NOW - NOW % 1000
+            clock.now = NOW + 2 * MINUTE
+            return await walk(one, series, span, settle=0), one.traffic.candle_requests
+
+    walked, requests = asyncio.run(run())
+    depth = 720 if name == "kraken" else 10_000
+    oldest = CURRENT - (depth - 3) * MINUTE
+    assert walked.error is None
+    assert not walked.left(span)
+    given = walked.candles["time"].to_physical().to_list()
+    assert oldest - (name == "gate") * 2 * MINUTE <= given[0] <= oldest
+    assert given == list(range(given[0], CURRENT, MINUTE))
+    assert all(fact.state is State.OUT_OF_REACH for fact in walked.facts)
+    assert requests <= (6 if name == "kraken" else 17)
+
+
+def test_a_young_market_begins_with_its_listing_not_with_the_depth(
+    server: LocalExchange, source: Callable[..., Source], walk: Any
+) -> None:
+    """Between the depth and the first candle of a young market lies what was before its listing."""
+    series, span = SeriesId("gate", "IO/USDT", "1m"), TimeRange(CURRENT - 10 * DAY, CURRENT)
+
+    async def run() -> Any:
+        async with source("gate") as gate:
+            return await walk(gate, series, span, settle=0)
+
+    walked = asyncio.run(run())
+    assert walked.error is None
+    assert [fact.state for fact in walked.facts] == [State.OUT_OF_REACH, State.BEFORE_LISTING]
+    assert walked.candles.equals(server.truth("IO/USDT", "1m", span.since, span.until, exchange="gate"))
+    assert not walked.left(span)
+
+
+def test_the_beginning_is_told_from_the_listing(source: Callable[..., Source]) -> None:
+    """Kraken's beginning is the oldest of its 720, and older ones exist; Binance's is the listing."""
+
+    async def run(name: str) -> tuple[Any, int]:
+        async with source(name) as one:
+            begin = await one.beginning(SeriesId(name, BTC, "1h"))
+            return begin, one.traffic.candle_requests
+
+    kraken, asked = asyncio.run(run("kraken"))
+    binance, _ = asyncio.run(run("binance"))
+    hour = NOW - NOW % HOUR
+    assert (kraken.open, kraken.deeper, asked) == (hour - 719 * HOUR, True, 1)
+    assert (binance.open, binance.deeper) == (1_502_942_400_000, False)
+
+
+def test_a_depth_in_rows_is_no_moment_where_quiet_times_have_none(
+    tmp_path: Path, source: Callable[..., Source]
+) -> None:
+    """Where times without a trade have no row, so many rows reach further back than so many candles: nothing is sure."""
+    _learn(tmp_path, "coinbase", depth={"*": 500})
+
+    async def run() -> int | None:
+        async with source("coinbase") as coinbase:
+            return await coinbase.reach(SeriesId("coinbase", BTC, "1m"), NOW)
+
+    assert asyncio.run(run()) is None
+
+
+# -- compared on every run -------------------------------------------------------------------------------------------
+
+
+async def _walk_a_day(
+    source: Callable[..., Source], walk: Any, name: str, symbol: str = BTC, days: int = 4
+) -> None:
+    async with source(name) as one:
+        span = TimeRange(CURRENT - days * DAY, CURRENT - HOUR)
+        walked = await walk(one, SeriesId(name, symbol, "1m"), span, settle=0)
+        assert walked.error is None
+        assert not walked.left(span)
+
+
+@pytest.mark.parametrize("name", sorted(SHAPES))
+def test_nothing_is_told_where_the_profile_holds(
+    name: str, source: Callable[..., Source], walk: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Days of candles of a busy market and of a quiet one show nothing that the shipped profile does not say."""
+    with caplog.at_level(logging.WARNING):
+        symbols = (SWAP, "IO/USDT:USDT") if name == "binanceusdm" else (BTC, "ZEC/BNB")
+        for symbol in symbols:
+            asyncio.run(_walk_a_day(source, walk, name, symbol))
+    assert [record.getMessage() for record in caplog.records if "profile" in record.getMessage()] == []
+
+
+@pytest.mark.parametrize(
+    ("name", "habits", "says", "shows"),
+    [
+        ("bybit", {"page": 1500}, "page = 1500", "1000 candles at most"),
+        ("mexc", {"page": 1000}, "page = 1000", "500 candles at most"),
+        ("okx", {"order": "ascending"}, "order = ascending", "descending rows"),
+        ("binance", {"order": "descending"}, "order = descending", "ascending rows"),
+        ("kraken", {"depth": {"*": 300}}, "depth = {'*': 300}", "candles as old as"),
+        ("coinbase", {"empty": "flat"}, "empty = flat", "holes and not one candle of volume 0"),
+        ("bitget", {"empty": "omitted"}, "empty = omitted", "candles of volume 0 and no hole"),
+    ],
+)
+def test_a_difference_is_told_with_its_mend(
+    name: str,
+    habits: dict[str, Any],
+    says: str,
+    shows: str,
+    source: Callable[..., Source],
+    walk: Any,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A profile that is wrong in one habit costs one warning with the exchange, the habit, both values and the command."""
+    _learn(tmp_path, name, **habits)
+    symbol = "ZEC/BNB" if "empty" in habits else BTC
+    if "depth" in habits:
+        symbol = BTC
+    with caplog.at_level(logging.WARNING):
+        asyncio.run(_walk_a_day(source, walk, name, symbol))
+    told = [record.getMessage() for record in caplog.records if "profile says" in record.getMessage()]
+    assert len(told) == 1, told
+    for part in (name, says, shows, f"chandlery probe {name}"):
+        assert part in told[0]
+
+
+# -- symbols that are none -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", sorted(SHAPES))
+def test_an_unknown_symbol_is_refused_before_any_candle_is_asked_for(
+    name: str, server: LocalExchange, source: Callable[..., Source]
+) -> None:
+    """A symbol that the exchange does not list is an UnknownSymbol with near names, after no ask for candles."""
+
+    async def run() -> None:
+        async with source(name) as one:
+            with pytest.raises(UnknownSymbol) as caught:
+                await one.listing(SeriesId(name, "BTCC/USDT", "1h"))
+            assert "BTC" in caught.value.hint
+            assert one.traffic.candle_requests == 0
+
+    asyncio.run(run())
+    assert _candle_asks(server) == []
+
+
+def test_a_profile_unknown_to_nobody_is_not_needed(
+    opened: Callable[..., Source], server: LocalExchange, walk: Any
+) -> None:
+    """An exchange without a profile is asked by ccxt's hint, and walks as well."""
+    assert shipped("binancecoinm") is None
+    source = opened(server.url_of("binance"), "binancecoinm")
+    assert getattr(source, "profile") is None  # noqa: B009 - not part of the contract of a source
+    assert Habits(page=2).reach(SeriesId("x", BTC, "1m").frame) is None
+    assert Profile("x", {}).habits(SPOT) is None
