@@ -14,20 +14,21 @@ from chandlery.exchange import ExchangeSettings, Fault, Faults, LocalExchange
 from chandlery.exchange.candles import Candles
 from chandlery.exchange.generated import GeneratedMarket
 from chandlery.exchange.klines import KlineBook
-from chandlery.exchange.layout import RowLayout
+from chandlery.exchange.layout import ColumnLayout, RowLayout
 from chandlery.exchange.limits import Window, WindowLimits
 from chandlery.exchange.market import TIMEFRAMES
 from chandlery.exchange.render import render_rows
 from chandlery.exchange.server import _Mount
 from chandlery.exchange.shape import CandleQuery, Endpoint
 from chandlery.exchange.shapes.binance import BinanceSpot
+from chandlery.exchange.shapes.mexc import Mexc
 from chandlery.exchange.symbols import GENERATED, SWAPS
 
 MINUTE, HOUR, DAY = 60_000, 3_600_000, 86_400_000
 MIDNIGHT = 1_717_200_000_000  # 2024-06-01
 EVERYTHING = (
     '{"t":<time_s>,"o":"<open>","h":<high>,"l":"<low>","c":"<close>","v":"<volume>","q":"<turnover>",'
-    '"n":<trades>,"b":"<taker>","k":"<contracts>","w":"<vwap>","i":<lots>,"e":<closes>,"again":"<open>"}'
+    '"n":<trades>,"b":"<taker>","k":"<contracts>","w":"<vwap>","i":<lots>,"e":<closes>,"x":<ends>,"again":"<open>"}'
 )
 
 
@@ -102,6 +103,57 @@ def test_swaps_from_files(tmp_path: Path, http: Any) -> None:
         ]
 
 
+def test_contracts_of_swaps_from_files(tmp_path: Path, http: Any) -> None:
+    """Where contracts are whole, a file's smallest step of volume is one; finer ones than eight decimals are told as they are."""
+    header = "timestamp_ms,open,high,low,close,volume\n"
+    (tmp_path / "gate_ETH_USDT:USDT_1h.csv").write_text(f"{header}{MIDNIGHT},1,3,1,2,7.25\n")
+    (tmp_path / "gate_SOL_USDT:USDT_1h.csv").write_text(f"{header}{MIDNIGHT},1,3,1,2,0.1234567891\n")
+    with LocalExchange(ExchangeSettings(csv=tmp_path, exchange="gate")) as exchange:
+        contracts = http(exchange.url, "/api/v4/futures/usdt/contracts", {}).json
+        sizes = {one["name"]: one["quanto_multiplier"] for one in contracts}
+        rows = {
+            name: http(
+                exchange.url, "/api/v4/futures/usdt/candlesticks", {"contract": name, "interval": "1h"}
+            ).json
+            for name in sizes
+        }
+
+    assert sizes == {"ETH_USDT": "0.01", "SOL_USDT": "0.00000001"}
+    assert [row["v"] for row in rows["ETH_USDT"]] == [725]
+    assert [row["v"] for row in rows["SOL_USDT"]] == [pytest.approx(12_345_678.91)]
+
+
+@pytest.mark.parametrize("newest", [False, True])
+def test_columns_hold_what_rows_do(newest: bool) -> None:
+    """An answer of columns has the elements of the rows, over block edges and with the candle in progress."""
+
+    class Now:
+        def now_ms(self) -> int:
+            return MIDNIGHT + 30_000
+
+    market = GeneratedMarket(SWAPS[:1], seed=1)
+    shape = Mexc(market, KlineBook(market), Now(), WindowLimits({}, Now().now_ms))
+    columns = ColumnLayout({"t": "<time_s>", "o": "<open>", "v": "<volume>"})
+
+    pages = [
+        json.loads(
+            shape.page(
+                SWAPS[0],
+                TIMEFRAMES["1m"],
+                layout,
+                since=MIDNIGHT - 2500 * MINUTE,
+                limit=2300 if newest else 3000,
+                newest=newest,
+                around=around,
+            ).body
+        )
+        for layout, around in ((columns, (b"{", b"}")), (columns.rows, (b"[", b"]")))
+    ]
+
+    assert [list(row) for row in zip(*pages[0].values(), strict=True)] == pages[1]
+    assert (len(pages[1]), pages[1][-1][0]) == (2300 if newest else 2501, MIDNIGHT // 1000)
+
+
 def _pair() -> tuple[Any, Candles]:
     listing = SWAPS[0]
     market = GeneratedMarket(SWAPS, seed=1)
@@ -125,6 +177,7 @@ def test_any_layout_is_exact() -> None:
     assert [row["i"] for row in rows] == c.volume.tolist()
     assert [row["t"] for row in rows] == (c.time // 1000).tolist()
     assert [row["e"] for row in rows] == (c.time + MINUTE - 1).tolist()
+    assert [row["x"] for row in rows] == (c.time + MINUTE).tolist()
     assert [row["again"] for row in rows] == [row["o"] for row in rows]
     for row, low, high in zip(rows, c.low, c.high, strict=True):
         assert low <= round(float(row["w"]) * 10) <= high
