@@ -317,9 +317,10 @@ class CcxtRest(Source):
                 gone = TimeRange(since, min(oldest, until))
                 yield Fact(gone, State.OUT_OF_REACH, self._manners.why_not(series, oldest))
                 since = gone.until
-                await self._doubt_depth(series, market, oldest, now)
             if since >= until:
                 return
+            if oldest is not None and since <= series.frame.next(oldest):
+                await self._doubt_depth(series, market, oldest, now)
             walk = self._walk(series, market, TimeRange(since, until), now)
             try:
                 async for said in walk.run():
