@@ -10,8 +10,8 @@ the files.
 
 requests: those for candles, as the exchange logged them. least: what a client could do with that knew everything: the
 candles that can be had over the profile's page (where an answer covers a length of time instead, that time over it).
-budget used: the weight that the exchange counted in its tightest limit, over the most that any client could have been
-given in the time from the first to the last request for candles; a star where the run needed no more than one window.
+budget used: the weight that the exchange counted in the limit that most weight fell under, over the most that it could
+have given any client from the first to the last request for candles; a star where the run needed no more than one window.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from side import MINUTE, Measured, control, exchange, forget, machine, measure, set_latency, wait_for_turn
+from side import MINUTE, control, exchange, forget, machine, measure, set_latency, wait_for_turn
 
 from chandlery.sources.profile import LINEAR, SPOT, Habits
 from chandlery.sources.profile_book import shipped
@@ -109,15 +109,11 @@ def least_requests(month: Month, habits: Habits, now: int) -> int:
 
 
 def budget_used(limits: list[dict[str, Any]], first: int, last: int) -> str:
-    """The largest share of a limit, of the most that it allows any client between two moments (epoch ms)."""
-    found = []
-    for one in limits:
-        length, limit = int(one["window_ms"]), int(one["limit"])
-        if limit and one["weight"]:
-            windows = (last - first) // length + 1 if one["rolling"] else last // length - first // length + 1
-            found.append((one["weight"] / (limit * windows), one["weight"] <= limit))
-    share, within_one = max(found)
-    return f"{share:.0%}{' *' if within_one else ''}"
+    """The share of the limit that most weight fell under, of what it allows any client between two moments (epoch ms)."""
+    one = max(limits, key=lambda usage: int(usage["weight"]))
+    length, limit, weight = int(one["window_ms"]), int(one["limit"]), int(one["weight"])
+    windows = (last - first) // length + 1 if one["rolling"] else last // length - first // length + 1
+    return f"{weight / (limit * windows):.0%}{' *' if weight <= limit else ''}"
 
 
 def run(name: str, options: argparse.Namespace, scratch: Path) -> str:
@@ -142,7 +138,10 @@ def run(name: str, options: argparse.Namespace, scratch: Path) -> str:
         limits = control(url, "limits")["limits"]
     asked = [one for one in log if CANDLES.search(one["path"])]
     least = least_requests(month, habits, max(one["time"] for one in log))
-    told = json.loads(done.output[done.output.index("{") :])["series"]
+    talk, brace, document = done.output.partition("{\n")
+    if not brace:
+        raise RuntimeError(f"{name}: the fetch said no JSON:\n{talk[-3000:]}")
+    told = json.loads(brace + document)["series"]
     written, beyond, missing = (
         sum(series[key] for series in told) for key in ("written", "out_of_reach", "missing")
     )
@@ -154,23 +153,22 @@ def run(name: str, options: argparse.Namespace, scratch: Path) -> str:
     page = f"{habits.page}/{habits.recent_page}" if habits.recent_page else f"{habits.page}"
     refused = sum(int(one["refused"]) + int(one["banned"]) for one in limits)
     used = budget_used(limits, min(one["time"] for one in asked), max(one["time"] for one in asked))
-    shown(name, done, told)
+    shown(name, talk, told)
     return (
         f"| {name} | {page} | {len(asked):,} | {least:,} | {len(asked) / least:.2f} | {used} | {done.wall:.0f} "
         f"| {refused} | {there} | {beyond:,} |\n"
     )
 
 
-def shown(name: str, done: Measured, told: list[dict[str, Any]]) -> None:
+def shown(name: str, talk: str, told: list[dict[str, Any]]) -> None:
     """Say on stderr what went wrong, if anything did."""
     for series in told:
         if series["error"] or series["missing"]:
             print(
                 f"{name} {series['symbol']}: {series['missing']} missing, {series['error']}", file=sys.stderr
             )
-    talk = done.output[: done.output.index("{")].strip()
-    if talk:
-        print(f"{name}: {talk[:2000]}", file=sys.stderr)
+    if talk.strip():
+        print(f"{name}: {talk.strip()[:2000]}", file=sys.stderr)
 
 
 def write(lines: dict[str, str]) -> None:
@@ -198,6 +196,8 @@ def main() -> None:
     parser.add_argument("--budget", default="100%", help="share of the limits")
     parser.add_argument("--write", action="store_true", help="put the table into docs/exchanges.md")
     options = parser.parse_args()
+    if options.write and (options.symbols, options.days) != (20, 30):
+        parser.error("the table of docs/exchanges.md is of 20 symbols and 30 days")
     lines: dict[str, str] = {}
     print(
         f"{options.symbols} symbols x {options.days} days of 1m, {options.latency} ms latency, "
