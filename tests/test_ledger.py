@@ -273,10 +273,10 @@ def _state(ledger: Ledger, slot: int, rows: set[int], refused: set[int]) -> Stat
     for state in FACTS:
         if any(opened in fact.range for fact in ledger.facts if fact.state is state):
             return state
-    if any(f.range.since > opened for f in ledger.facts if f.state is State.BEFORE_LISTING):
-        early = min(f.range.since for f in ledger.facts if f.state is State.BEFORE_LISTING)
-        if opened < early:
-            return State.BEFORE_LISTING
+    # A fact of an empty range says nothing.
+    early = [f.range.since for f in ledger.facts if f.state is State.BEFORE_LISTING and f.range]
+    if early and opened < min(early):
+        return State.BEFORE_LISTING
     return State.MISSING if opened + HOUR <= ledger.clock - ledger.settle else State.PENDING
 
 
