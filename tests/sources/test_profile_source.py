@@ -16,9 +16,9 @@ from chandlery.errors import UnknownSymbol
 from chandlery.exchange import ExchangeSettings, LocalExchange
 from chandlery.exchange.shapes import SHAPES
 from chandlery.ledger import State
-from chandlery.sources.base import Source
-from chandlery.sources.manners import in_base
-from chandlery.sources.profile import LINEAR, SPOT, Habits, Profile
+from chandlery.sources.base import Market, Source
+from chandlery.sources.manners import Manners, in_base
+from chandlery.sources.profile import LINEAR, SPOT
 from chandlery.sources.profile_book import ProfileBook, shipped
 from chandlery.timeframe import DAY, HOUR, MINUTE
 from chandlery.timerange import TimeRange
@@ -378,12 +378,19 @@ def test_an_unknown_symbol_is_refused_before_any_candle_is_asked_for(
     assert _candle_asks(server) == []
 
 
-def test_a_profile_unknown_to_nobody_is_not_needed(
-    opened: Callable[..., Source], server: LocalExchange, walk: Any
-) -> None:
-    """An exchange without a profile is asked by ccxt's hint, and walks as well."""
-    assert shipped("binancecoinm") is None
-    source = opened(server.url_of("binance"), "binancecoinm")
-    assert getattr(source, "profile") is None  # noqa: B009 - not part of the contract of a source
-    assert Habits(page=2).reach(SeriesId("x", BTC, "1m").frame) is None
-    assert Profile("x", {}).habits(SPOT) is None
+def test_without_a_profile_ccxt_gives_the_first_guess(tmp_path: Path, opened: Callable[..., Source]) -> None:
+    """An exchange that no profile knows is asked by ccxt's hint, or for 1,000 where there is none, settles after ten
+    seconds, and its spot volumes count as base units.
+    """
+    source = opened("http://127.0.0.1:9", "bitstamp")
+    market = Market("BTC/USD", "spot", True, "BTC", "USD", family=SPOT)
+    series = SeriesId("bitstamp", "BTC/USD", "1m")
+    assert source.settle_seconds == 10
+    for hint, page in ((None, 1000), (777, 777), (1, 1000), (90_000, 5000)):
+        manners = Manners(None, now=lambda: NOW, hint=lambda _symbol, hint=hint: hint)
+        assert manners.page(series, market)(NOW - DAY) == page
+        assert manners.reach(series, market, NOW) is None
+        assert manners.volume_unit(series, market) == "base"
+    swap = Market("BTC/USD:USD", "swap", True, "BTC", "USD", family=LINEAR)
+    assert manners.volume_unit(SeriesId("bitstamp", swap.symbol, "1m"), swap) == "unknown"
+    asyncio.run(source.close())

@@ -20,8 +20,7 @@ from chandlery.ledger import Fact, State
 from chandlery.sources.asking import Asker
 from chandlery.sources.base import Beginning, Estimate, Market, Source, Traffic
 from chandlery.sources.ccxt_client import DECLARING, Client
-from chandlery.sources.ccxt_errors import http_date
-from chandlery.sources.edges import DAWN, Edges
+from chandlery.sources.edges import Edges
 from chandlery.sources.exchange_clock import ExchangeClock
 from chandlery.sources.holes import Usual
 from chandlery.sources.manners import Manners, in_base, market_of, settle_of
@@ -31,9 +30,8 @@ from chandlery.sources.profile_book import ProfileBook
 from chandlery.sources.retry import persist
 from chandlery.sources.walk import Walk
 from chandlery.state import state_folder
-from chandlery.timeframe import DAY, Timeframe
+from chandlery.timeframe import Timeframe
 from chandlery.timerange import TimeRange
-from chandlery.validate import LATEST
 from chandlery.when import iso
 
 log = logging.getLogger("chandlery.sources.ccxt_rest")
@@ -42,12 +40,6 @@ log = logging.getLogger("chandlery.sources.ccxt_rest")
 SLIPS = 3
 #: Candles asked for once a run from before those that an exchange is known to give.
 OLDER = 20
-#: The exchange's time and the Date of the same answer (whole seconds) may be this far apart, in ms.
-CLOCKS_AGREE = 60_000
-#: Two answers agree on the time if the later one says at most this much more, in ms.
-CLOCK_JUMP = 300_000
-#: Asks for the time after which the Date header settles it, if the time runs too fast for answers to agree.
-CLOCK_ASKS = 4
 
 
 class CcxtRest(Source):
@@ -111,7 +103,7 @@ class CcxtRest(Source):
             pacer.unit_ms = float(self.client.ccxt.rateLimit)
         self._asker = Asker(self.client, self.traffic, self.clock, max_wait_seconds=max_wait_seconds)
         self._asker.on_rows = self._rows_came
-        self._time = ExchangeClock(self.clock)
+        self._time = ExchangeClock(self.client, self.clock, self._asker.patience)
         self._manners = Manners(self.profile, now=self._time.now_ms, hint=self._hint)
         self._observed = Observed(exchange_id)
         self._depth_doubted: set[str | None] = set()
@@ -123,7 +115,6 @@ class CcxtRest(Source):
         self._loaded_types: tuple[str, ...] | None = None
         self._beginnings: dict[SeriesId, Beginning | None] = {}
         self._usual: defaultdict[SeriesId, Usual] = defaultdict(Usual)
-        self._warned_clock = False
 
     @property
     def ccxt(self) -> Any:
@@ -131,62 +122,10 @@ class CcxtRest(Source):
         return self.client.ccxt
 
     async def now(self) -> int:
-        """The exchange's time, epoch ms: what it says, else the Date of an answer, else the local clock.
-
-        A time that does not agree with the Date header of its own answer, or with the local clock where there is none,
-        is asked for again; where the two keep apart, the earlier one is taken, so that no open candle counts as closed.
-        """
-        if self.client.ccxt.has.get("fetchTime"):
-            moment = await self._told_now()
-            self._time.told(moment, http_date(self.client.date))
-            return moment
-        await self.markets()
-        if (sent := http_date(self.client.date)) is not None:
-            self._time.told(sent, sent)
-            return sent
-        self._warn_clock(f"{self.exchange} does not tell its time; the local clock is used")
-        return self.clock.now_ms()
-
-    async def _told_now(self) -> int:
-        """The time that the exchange tells, once answers agree on it."""
-        patience = self._asker.patience()
-        last: int | None = None
-        agreeing = asked = 0
-        while True:
-            moment, date = await persist(self._ask_time, patience)
-            if date is not None and abs(moment - date) <= CLOCKS_AGREE:
-                return moment
-            if date is None and moment <= self.clock.now_ms() + DAY:
-                return moment
-            agreeing = agreeing + 1 if last is not None and 0 <= moment - last <= CLOCK_JUMP else 1
-            last = moment
-            asked += 1
-            if agreeing >= (2 if date is not None else 3) or (date is not None and asked >= CLOCK_ASKS):
-                break
-            await patience.failed(
-                BadAnswer(f"{self.exchange} says that it is {iso(moment)}", hint="run again")
-            )
-        if date is None:
-            return moment
-        self._warn_clock(
-            f"{self.exchange} says {iso(moment)} in an answer of {iso(date)}; the earlier one is taken"
-        )
-        return min(moment, date)
-
-    async def _ask_time(self) -> tuple[int, int | None]:
-        """The time that one answer tells, and its Date header if it has one; raises BadAnswer for what is no time."""
-        moment, call = await self.client.call("fetch_time")
-        if not isinstance(moment, int | float) or not DAWN <= moment < LATEST:
-            raise BadAnswer(
-                f"{self.exchange} tells no time: {str(moment)[:40]}", hint="epoch milliseconds are expected"
-            )
-        date = http_date(call.reply.headers.get("date", ""))
-        return int(moment), date if date is not None and date >= DAWN else None
-
-    def _warn_clock(self, text: str) -> None:
-        if not self._warned_clock:
-            self._warned_clock = True
-            log.warning("%s", text)
+        """The exchange's time, epoch ms: what it says, else the Date of an answer, else the local clock."""
+        if not self.client.ccxt.has.get("fetchTime"):
+            await self.markets()  # an answer, whose Date is the time
+        return await self._time.ask()
 
     async def markets(self) -> Mapping[str, Market]:
         """All markets by symbol; asked once and kept. For binance those of spot, until a swap is asked for."""
@@ -292,7 +231,7 @@ class CcxtRest(Source):
         self, series: SeriesId, timeframe: str, since: int | None, limit: int, frame: pl.DataFrame
     ) -> pl.DataFrame:
         """Look at the rows of an answer, and put their volumes into base units."""
-        self._time.answered(self.client.date)
+        self._time.answered()
         market = self._markets.get(series.symbol)
         if market is None or series.kind != "trade":
             return frame
@@ -326,7 +265,7 @@ class CcxtRest(Source):
                 async for said in walk.run():
                     yield said
             except ExchangeRefused:
-                self._time.answered(self.client.date)
+                self._time.answered()
                 moved = self._manners.reach(series, market, self._time.now_ms())
                 # Some refuse what is out of reach: where the boundary has moved over the beginning, begin behind it.
                 if turn == SLIPS or moved is None or oldest is None or moved <= max(oldest, walk.done):

@@ -176,8 +176,7 @@ def in_base(frame: pl.DataFrame, contract_size: float) -> pl.DataFrame:
     import polars as pl
 
     parts = round(1 / contract_size) if 0 < contract_size < 1 else 0
-    volume = frame[
-        "volume"
-    ].to_numpy()  # polars divides by multiplying with the reciprocal, which rounds twice
+    # polars divides by multiplying with the reciprocal, which rounds twice.
+    volume = frame["volume"].to_numpy()
     exact = parts > 1 and abs(parts * contract_size - 1) < 1e-12
     return frame.with_columns(pl.Series("volume", volume / parts if exact else volume * contract_size))
