@@ -14,10 +14,10 @@ from concurrent.futures import Future
 
 import numpy as np
 
-from chandlery.candle import SCHEMA, VALUES, CandlePage, SeriesId
+from chandlery.candle import SCHEMA, CandlePage, SeriesId
 from chandlery.errors import DatabaseError, DataPipelineError
 from chandlery.stores.base import Entry, Page, Store, Written
-from chandlery.validate import open_times
+from chandlery.validate import arrays_of
 
 log = logging.getLogger("chandlery.ingest")
 
@@ -137,10 +137,12 @@ def _guard(page: CandlePage) -> None:
         raise ValueError(f"a page of {page.series} has the columns {dict(frame.schema)}, not {dict(SCHEMA)}")
     if frame.height == 0:
         return
-    opens = open_times(frame)
+    if any(column.null_count() for column in frame.get_columns()):
+        raise ValueError(f"a page of {page.series} has empty fields")
+    opens, values = arrays_of(frame)
     if frame.height > 1 and not (opens[1:] > opens[:-1]).all():
         raise ValueError(f"a page of {page.series} is not in strictly ascending order of time")
     if opens[0] < page.answered.since or opens[-1] >= page.answered.until:
         raise ValueError(f"a page of {page.series} holds candles outside {page.answered}")
-    if not all(np.isfinite(frame[name].to_numpy()).all() for name in VALUES):
+    if not np.isfinite(values).all():
         raise ValueError(f"a page of {page.series} holds values that are not finite numbers")

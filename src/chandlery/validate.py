@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from chandlery.candle import VALUES, Rejected
 from chandlery.errors import BadAnswer
@@ -50,6 +50,7 @@ REASONS = (
     MISPLACED,
 )
 _DIFFER, _OUTSIDE, _MISPLACED = 8, 9, 10
+_KEPT = "_chandlery_arrays"
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,9 +88,12 @@ def check_rows(
     times = open_times(rows)
     outside = (times < EARLIEST) | (times >= latest)
     fault = _faults(rows, times, timeframe)
-    ascending = bool((times[1:] > times[:-1]).all())
-    if ascending and not fault.any() and not outside.any():
-        return Verdict(rows)
+    steps = times[1:] - times[:-1]
+    if not fault.any() and not outside.any():
+        if bool((steps > 0).all()):
+            return Verdict(rows)
+        if bool((steps < 0).all()):  # newest first, as many exchanges have it
+            return Verdict(rows.reverse())
     if len(times) > 1 and bool((outside & (times >= 0)).all()):
         raise BadAnswer(
             f"open times are not in milliseconds: {int(times[0])}",
@@ -198,15 +202,44 @@ def _crowded(good: NDArray[np.int64], refused: Sequence[int | None], timeframe: 
 
 
 def open_times(frame: pl.DataFrame) -> NDArray[np.int64]:
-    """The open times of a frame, epoch ms. A view: polars' own `to_physical` goes through a query plan each time."""
-    return frame["time"].to_numpy().view("int64")
+    """The open times of a frame, epoch ms, which must not be written to. A view: `to_physical` makes a query plan."""
+    kept: Arrays | None = getattr(frame, _KEPT, None)
+    return frame["time"].to_numpy().view("int64") if kept is None else kept.times
+
+
+class Arrays(NamedTuple):
+    """A frame of candles as arrays: open times (n) in epoch ms, and values (5, n)."""
+
+    times: NDArray[np.int64]
+    values: NDArray[np.float64]
+
+
+def arrays_of(frame: pl.DataFrame) -> Arrays:
+    """The columns of a frame (candle.SCHEMA, without nulls) as arrays, which must not be written to.
+
+    They are kept with the frame, which nobody changes: each of a dozen looks at a page would cost as much as a check.
+    """
+    import numpy as np
+
+    kept: Arrays | None = getattr(frame, _KEPT, None)
+    if kept is None:
+        values = np.array([frame[name].to_numpy() for name in VALUES])
+        kept = keep_arrays(frame, open_times(frame), values)
+    return kept
+
+
+def keep_arrays(frame: pl.DataFrame, times: NDArray[np.int64], values: NDArray[np.float64]) -> Arrays:
+    """Let `arrays_of` give these, of which the frame was made."""
+    kept = Arrays(times, values)
+    setattr(frame, _KEPT, kept)
+    return kept
 
 
 def _faults(rows: pl.DataFrame, times: NDArray[np.int64], timeframe: Timeframe | None) -> NDArray[np.int8]:
     """For each row the number of the first reason (from 1) to refuse it, 0 for none."""
     import numpy as np
 
-    opened, high, low, close, volume = (rows[name].to_numpy() for name in VALUES)
+    opened, high, low, close, volume = arrays_of(rows).values
     # min and max carry NaN along, so one comparison of each pair tells whether any row needs a closer look.
     bottom, top = np.minimum(opened, close), np.maximum(opened, close)
     sound = (low > 0) & (low <= bottom) & (top <= high) & (high < np.inf) & (volume >= 0) & (volume < np.inf)
@@ -242,7 +275,7 @@ def _mark_duplicates(
     same = np.flatnonzero(times[kept][1:] == times[kept][:-1])
     if not len(same):
         return fault
-    values = np.column_stack([rows[name].to_numpy() for name in VALUES])
+    values = arrays_of(rows).values.T
     differing = [
         int(times[kept[i]]) for i in same if not np.array_equal(values[kept[i]], values[kept[i + 1]])
     ]

@@ -15,7 +15,7 @@ import polars as pl
 
 from chandlery.candle import VALUES
 from chandlery.sources.page_layouts import PageRows
-from chandlery.validate import FRACTION, LATEST, NO_ROW, NO_TIME
+from chandlery.validate import FRACTION, LATEST, NO_ROW, NO_TIME, keep_arrays
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -98,10 +98,11 @@ def _number(value: object) -> float:
 
 def _frame(times: NDArray[np.int64], values: NDArray[np.float64]) -> pl.DataFrame:
     columns = [pl.Series("time", times, dtype=pl.Int64).cast(_TIME)]
-    columns += [
-        pl.Series(name, np.ascontiguousarray(column)) for name, column in zip(VALUES, values, strict=True)
-    ]
-    return pl.DataFrame(columns)
+    values = np.ascontiguousarray(values)
+    columns += [pl.Series(name, column) for name, column in zip(VALUES, values, strict=True)]
+    frame = pl.DataFrame(columns)
+    keep_arrays(frame, times, values)
+    return frame
 
 
 def rows_for(_exchange: str, market: Mapping[str, object] | None) -> RowsToFrame:

@@ -22,6 +22,7 @@ from chandlery.ledger import (
 )
 from chandlery.stores.base import Ask, NoFact, Quarantined
 from chandlery.timerange import RangeSet, TimeRange
+from chandlery.validate import arrays_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 #: A moment after every candle.
 _NEVER = 1 << 62
+_TYPES = SCHEMA.dtypes()
 _EPOCH, _MS = datetime(1970, 1, 1, tzinfo=UTC), timedelta(milliseconds=1)
 
 
@@ -194,22 +196,17 @@ def columns_of(page: CandlePage) -> tuple[NDArray[np.int64], NDArray[np.float64]
 
     A wrong page is a fault of the program, not of the exchange: validation comes before the store.
     """
-    import numpy as np
-
     frame = page.candles
     if tuple(frame.columns) != COLUMNS:
         raise ValueError(f"{page.series}: a page must have the columns {COLUMNS}, not {frame.columns}")
     if frame.height == 1:
         times, values = _one_row(page)
     else:
-        columns = frame.get_columns()
-        if any(column.null_count() for column in columns):
-            raise ValueError(f"{page.series}: a page must have no empty field")
-        times = columns[0].to_numpy()
-        values = np.array([column.to_numpy() for column in columns[1:]])
-        if times.dtype != "<M8[ms]" or values.dtype != "<f8":
+        if frame.dtypes != _TYPES:
             raise ValueError(f"{page.series}: a page must have the types of {SCHEMA}, not of {frame.schema}")
-        times = times.view(np.int64)
+        if any(column.null_count() for column in frame.get_columns()):
+            raise ValueError(f"{page.series}: a page must have no empty field")
+        times, values = arrays_of(frame)
     if len(times):
         if times[0] < page.answered.since or times[-1] >= page.answered.until:
             raise ValueError(f"{page.series}: a page must lie inside the range that it answers")
