@@ -272,11 +272,71 @@ class Edges:
                 spans = await self._coarse_from_dawn()
                 if not spans:
                     return None
-                first = spans[0][0] if self.levels[-1] == self.frame else await self._begin_of(spans[0])
+                first = spans[0][0] if self.levels[-1] == self.frame else await self._begin_in_reach(spans[0])
             # An answer that begins before it must begin with it.
             if first is None or await self._first_of(first, 0) == first:
                 return first
         raise BadAnswer(f"{self.series}: answers disagree on what the first candle is")
+
+    async def _begin_in_reach(self, span: Span) -> int | None:
+        """The first candle that is given, of a series that a longer candle says to begin in `span`.
+
+        Where shorter candles are given of the last while only, there is none in `span`.
+        """
+        lo, hi = span
+        while True:
+            frame = self._level(hi - lo)
+            spans: list[Span] = []
+            for _ in range(2):
+                begin = lo if frame == self.frame else lo - 2 * frame.nominal_ms
+                found = await self._tolerant(frame, begin)
+                spans = spans or [one for one in found if self._overlaps(frame, one, (lo, hi))]
+                if spans:
+                    break
+            if not spans:
+                return await self._begin_of_the_last()
+            if frame == self.frame:
+                return spans[0][0]
+            narrowed = (max(lo, spans[0][0]), min(hi, spans[0][1]))
+            if narrowed == (lo, hi):
+                return await self._begin_of(span)
+            lo, hi = narrowed
+
+    async def _begin_of_the_last(self) -> int | None:
+        """The first candle of those that are given without a break, where longer ones go further back.
+
+        Every longer candle is one that ours must be in, if they are given at all: so a hole is no end of what is given.
+        """
+        self._left = REQUESTS
+        newest = await self._tolerant(self.frame, self.frame.add(self.now, -LOOKED_BACK))
+        guides = [f for f in self.levels[1:] if f.nominal_ms <= LOOKED_BACK * self.frame.nominal_ms]
+        if not newest or not guides:
+            return newest[0][0] if newest else None
+        guide, best = guides[-1], newest[0][0]
+        while True:
+            spans = await self.look(guide, best - LOOKED_BACK * guide.nominal_ms, within=(best, best + 1))
+            older = [(a, b) for a, b in spans if a < best]
+            before = best
+            lowest, highest = -1, len(older)  # not given, given
+            while highest - lowest > 1:
+                middle = (lowest + highest) // 2 if lowest >= 0 else 0
+                given = await self._given_in(older[middle])
+                if given is None:
+                    lowest = middle
+                else:
+                    highest, best = middle, min(best, given)
+                if middle == 0 and given is not None:
+                    break
+            if highest > 0 or best == before:
+                return best
+
+    async def _given_in(self, span: Span) -> int | None:
+        """The first candle that is given inside a longer one, None if there is none."""
+        for _ in range(2):
+            found = [a for a, _ in await self._tolerant(self.frame, span[0]) if span[0] <= a < span[1]]
+            if found:
+                return found[0]
+        return None
 
     async def _straight(self) -> int | None:
         """The first candle by `since` = 0, where the exchange answers that with its first ones."""
