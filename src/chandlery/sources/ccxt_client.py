@@ -34,7 +34,7 @@ from chandlery.sources.ccxt_errors import (
     wait_named,
 )
 from chandlery.sources.http_requests import AnswerTooLarge, Requests
-from chandlery.sources.pacing import Host, Pacer
+from chandlery.sources.pacing import Host, Pacer, Ticket
 from chandlery.sources.page_layouts import KNOWN, Layouts, PageRows, cut_page, with_rows
 
 log = logging.getLogger("chandlery.sources.ccxt")
@@ -317,20 +317,18 @@ class Client:
             raw = await self._exchange_bytes(reply, url, method, sent, body)
             host.report(reply.headers, ticket)
             if asks_to_wait(reply):
-                raise self._refused(host, reply, ccxt.DDoSProtection(""))
+                raise self._refused(host, ticket, reply, ccxt.DDoSProtection(""))
         try:
             decoded = self._believed(reply, url, method, raw, sent, body)
         except (ccxt.RateLimitExceeded, ccxt.DDoSProtection) as error:
-            raise self._refused(host, reply, error) from error
+            raise self._refused(host, ticket, reply, error) from error
         host.went_well()
         return decoded
 
-    def _refused(self, host: Host, reply: Reply, error: Exception) -> ExchangeError:
+    def _refused(self, host: Host, ticket: Ticket, reply: Reply, error: Exception) -> ExchangeError:
         """The error for a request that was one too many; nobody sends one before the time in it."""
-        now = self.pacer.clock.now_ms()
-        named = wait_named(reply, now)
-        until = now + (host.guess_ms(reply.url) if named is None else named)
-        host.told(until, f"HTTP {reply.status}")
+        wait = wait_named(reply, self.pacer.clock.now_ms())
+        until = host.refused(ticket, reply.url, wait, f"HTTP {reply.status}")
         return refused_until(error, reply, exchange=self.id, until=until)
 
     def _host(self, url: str) -> Host:

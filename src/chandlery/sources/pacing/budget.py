@@ -48,6 +48,7 @@ class Budget:
     def __init__(self, limit: RequestLimit, share: float) -> None:
         self.limit = limit
         self.share = share
+        self.off = False  # the exchange has just declared that there is no such limit
         self.window = float(limit.window_ms)
         paths = ",".join(limit.paths)
         self.key = number_of(f"{limit.name} {limit.window_ms} {limit.fixed} {paths}")

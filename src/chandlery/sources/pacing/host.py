@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -77,23 +78,24 @@ class Host:
         self._lines: dict[tuple[float, ...], asyncio.Lock] = {}
         self._first = asyncio.Lock()
         self._cautious = False  # a ban has just ended: one request goes ahead alone
-        self._refusals = 0  # in a row, without a time
+        self._refusals = 0  # waits in a row that were no use
+        self._refused_at = -math.inf
         self._trip_ms = 0.0  # from sending to answer, of the request that was answered last
 
     # -- before a request ------------------------------------------------------------------------------------------
 
     def ask(self, url: str, cost: float) -> Ask:
         """What a request to `url` costs; `cost` is ccxt's, for what nothing better is known of."""
-        costs = tuple(
-            (budget, weight) for budget in self.budgets if (weight := _weight(budget, url, cost)) > 0
-        )
+        costs = [(budget, weight) for budget in self.budgets if (weight := _weight(budget, url, cost)) > 0]
         if costs or self.spacing is None:
-            return Ask(costs, names=tuple(budget.key for budget, _ in costs))
+            kept = tuple(one for one in costs if not one[0].off)
+            return Ask(kept, names=tuple(budget.key for budget, _ in kept))
         return Ask((), cost, (Spacing.key,))
 
     def weight(self, url: str, cost: float) -> float:
         """What a request to `url` weighs of the first limit that it falls under, else `cost`."""
-        return next((weight for _, weight in self.ask(url, cost).costs), cost)
+        weights = (_weight(budget, url, cost) for budget in self.budgets)
+        return next((weight for weight in weights if weight > 0), cost)
 
     @asynccontextmanager
     async def turn(self, url: str, cost: float) -> AsyncIterator[Ticket]:
@@ -141,6 +143,8 @@ class Host:
         wait: float = self.bans.until() - self.clock.now_ms()
         if wait > 0 and not only_look:
             return wait, None
+        if not ask.names:  # nothing is counted
+            return (wait, None) if only_look else (0.0, Ticket(self.book.now()))
         with self.book.held() as held:
             if not held:
                 return _LOCKED_MS, None
@@ -191,9 +195,11 @@ class Host:
         if ticket.answered:
             return
         ticket.answered = True
+        self._trip_ms = self.book.now() - ticket.sent
+        if not ticket.spent:
+            return
         with self.book.held() as held:
             now = self.book.now()
-            self._trip_ms = now - ticket.sent
             # Where the file cannot be had, the request goes on counting as one under way.
             for budget, spent in ticket.spent if held else ():
                 tally = self.book.tally(budget.key, now)
@@ -206,21 +212,26 @@ class Host:
         """An answer has come that is no refusal."""
         self._refusals = 0
 
-    def told(self, until: int, reason: str) -> None:
-        """The exchange named a time before which it wants no request: everyone waits, after a restart too."""
-        now = self.clock.now_ms()
-        log.warning("%s wants no request until %s: %s", self.name, iso(until), reason)
-        self._cautious = True
-        self.bans.note(until, reason, now)
+    def refused(self, ticket: Ticket, url: str, wait: int | None, reason: str) -> int:
+        """A request to `url` was one too many: everyone waits, after a restart too. Returns the time until (epoch ms).
 
-    def guess_ms(self, url: str) -> int:
-        """How long to stay away after a refusal that names no time: the shortest window that the request fell under,
-        and twice as long after each further refusal.
+        `wait` is how long the exchange wants no request, in ms. None where it does not say: then for the shortest window
+        that the request fell under, and for twice as long each time that a request after such a wait is refused too.
         """
-        windows = [budget.limit.window_ms for budget, _ in self.ask(url, 1.0).costs]
-        wait = min(windows, default=5_000) * 2**self._refusals
-        self._refusals = min(self._refusals + 1, 16)
-        return int(min(max(wait, 1_000), _LONGEST_GUESS_MS))
+        now = self.clock.now_ms()
+        if wait is None:
+            if ticket.sent > self._refused_at:  # not of the same burst
+                self._refusals = min(self._refusals + 1, 16)
+            windows = [budget.limit.window_ms for budget, _ in self.ask(url, 1.0).costs]
+            wait = max(min(windows, default=5_000), 1_000) * 2 ** (self._refusals - 1)
+            wait = min(wait, _LONGEST_GUESS_MS)
+        self._refused_at = self.book.now()
+        self._cautious = True
+        until = now + wait
+        if until > self.bans.until():
+            log.warning("%s wants no request until %s: %s", self.name, iso(until), reason)
+            self.bans.note(until, reason, now)
+        return until
 
     def exchange_says(self, time: object) -> None:
         """Take the exchange's time (epoch ms) from an answer that has just come, to know when its windows turn."""
@@ -261,6 +272,7 @@ class Host:
                 tally = self.book.tally(budget.key, now)
                 tally.cells[DECLARED] = declared.get(budget.limit.window_ms, ("", 0.0))[1]
                 self.book.keep(tally, now)
+                budget.off = tally.cells[DECLARED] == 0
 
     # -- for plans -------------------------------------------------------------------------------------------------
 
