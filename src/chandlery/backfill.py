@@ -199,6 +199,9 @@ class Backfill:
     async def _leave_out(self, job: Job, ledger: Ledger, now: int, door: Door) -> None:
         """Ask for nothing that is older than the exchange gives, and note what of it was never answered, at no cost."""
         job.reach = await self.source.reach(job.series, now)
+        gone = out_of_reach(job, ledger)
+        if gone if self.repair else gone - job.facts:
+            job.reach = await self.source.reach(job.series, now, check=True)
         job.left = in_reach(job, job.left)
         for part in out_of_reach(job, ledger) - job.facts:
             reason = f"{job.series.exchange} gives no {job.series.timeframe} candle from before {iso(job.reach or 0)}"

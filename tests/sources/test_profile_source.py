@@ -331,6 +331,8 @@ def test_nothing_is_told_where_the_profile_holds(
         ("okx", {"order": "ascending"}, "order = ascending", "descending rows"),
         ("binance", {"order": "descending"}, "order = descending", "ascending rows"),
         ("kraken", {"depth": {"*": 300}}, "depth = {'*': 300}", "candles as old as"),
+        ("kraken", {"depth": {"*": 5000}}, "depth = {'*': 5000}", "nothing older than 2024-05-31T12:01:00Z"),
+        ("kraken", {"depth": {}}, "depth = all", "nothing older than 2024-05-31T12:01:00Z"),
         ("coinbase", {"empty": "flat"}, "empty = flat", "holes and not one candle of volume 0"),
         ("bitget", {"empty": "omitted"}, "empty = omitted", "candles of volume 0 and no hole"),
     ],
@@ -356,6 +358,22 @@ def test_a_difference_is_told_with_its_mend(
     assert len(told) == 1, told
     for part in (name, says, shows, f"chandlery probe {name}"):
         assert part in told[0]
+
+
+def test_a_depth_that_proves_wrong_loses_nothing(
+    server: LocalExchange, source: Callable[..., Source], walk: Any, tmp_path: Path
+) -> None:
+    """Where a profile says 300 candles and older ones come, all of them are fetched, and none is called out of reach."""
+    _learn(tmp_path, "kraken", depth={"*": 300})
+    span = TimeRange(CURRENT - 10 * HOUR, CURRENT)
+
+    async def run() -> Any:
+        async with source("kraken") as kraken:
+            return await walk(kraken, SeriesId("kraken", BTC, "1m"), span, settle=0)
+
+    walked = asyncio.run(run())
+    assert (walked.error, walked.facts) == (None, [])
+    assert walked.candles.equals(server.truth(BTC, "1m", span.since, span.until, exchange="kraken"))
 
 
 # -- symbols that are none -------------------------------------------------------------------------------------------

@@ -100,10 +100,11 @@ class Source(ABC):
         found = await self.listing(series)
         return None if found is None else Beginning(found)
 
-    async def reach(self, series: SeriesId, now: int) -> int | None:
+    async def reach(self, series: SeriesId, now: int, *, check: bool = False) -> int | None:
         """The open time of the oldest candle that can be had at `now` (the exchange's time), None where all can.
 
-        Only what is sure is said. The boundary moves on with time.
+        Only what is sure is said. The boundary moves on with time. With `check` a request or two may be spent, once for all
+        series, on whether it still holds.
         """
         return None
 

@@ -107,6 +107,7 @@ class CcxtRest(Source):
         self._manners = Manners(self.profile, now=self._time.now_ms, hint=self._hint)
         self._observed = Observed(exchange_id)
         self._depth_doubted: set[str | None] = set()
+        self._doubting = asyncio.Lock()
         # ccxt chooses endpoints, and the ends of pages, by the time.
         self.client.ccxt.milliseconds = self._time.now_ms
         self.client.ccxt.seconds = lambda: self._time.now_ms() // 1000
@@ -191,6 +192,11 @@ class CcxtRest(Source):
         found = await self._edges(series, now).beginning()
         if found is not None:
             self._beginnings[series] = found
+            habits = self._manners.habits(self._markets[series.symbol])
+            if found.deeper and habits is not None:
+                self._observed.begins(
+                    str(self._markets[series.symbol].family), habits, series.frame, found.open, now
+                )
         return found
 
     async def _oldest_in_reach(self, series: SeriesId, now: int) -> Beginning | None:
@@ -207,9 +213,14 @@ class CcxtRest(Source):
             return None
         return Beginning(rows.first, deeper=True)
 
-    async def reach(self, series: SeriesId, now: int) -> int | None:
+    async def reach(self, series: SeriesId, now: int, *, check: bool = False) -> int | None:
         """The open time of the oldest candle that can be had at `now`, by the exchange's profile; see `Source.reach`."""
-        return self._manners.reach(series, await self.known(series), now)
+        market = await self.known(series)
+        oldest = self._manners.reach(series, market, now)
+        if oldest is None or not check:
+            return oldest
+        await self._doubt_depth(series, market, oldest, now)
+        return self._manners.reach(series, market, now)
 
     async def volume_unit(self, series: SeriesId) -> str:
         """The unit of the volumes in `pages`; contracts of linear markets are made base units."""
@@ -251,15 +262,16 @@ class CcxtRest(Source):
         market = await self.known(series)
         since, until = span.since, min(span.until, series.frame.floor(now - settle))
         for turn in range(SLIPS + 1):
-            oldest = self._manners.reach(series, market, max(now, self._time.now_ms()))
+            moment = max(now, self._time.now_ms())
+            oldest = self._manners.reach(series, market, moment)
+            if oldest is not None and since <= series.frame.next(oldest):
+                oldest = await self.reach(series, moment, check=True)
             if oldest is not None and since < min(oldest, until):
                 gone = TimeRange(since, min(oldest, until))
                 yield Fact(gone, State.OUT_OF_REACH, self._manners.why_not(series, oldest))
                 since = gone.until
             if since >= until:
                 return
-            if oldest is not None and since <= series.frame.next(oldest):
-                await self._doubt_depth(series, market, oldest, now)
             walk = self._walk(series, market, TimeRange(since, until), now)
             try:
                 async for said in walk.run():
@@ -275,19 +287,25 @@ class CcxtRest(Source):
                 return
 
     async def _doubt_depth(self, series: SeriesId, market: Market, oldest: int, now: int) -> None:
-        """Ask once a run for what should be out of reach: an exchange that gives it now has changed."""
-        if market.family in self._depth_doubted:
-            return
-        self._depth_doubted.add(market.family)
+        """Ask once a run for what should be out of reach: of an exchange that gives it, all may be had."""
+        async with self._doubting:  # all that goes on at once waits for what the one look shows
+            if market.family not in self._depth_doubted:
+                self._depth_doubted.add(market.family)
+                if await self._gives_older(series, oldest, now):
+                    self._manners.distrust_depth(market)
+
+    async def _gives_older(self, series: SeriesId, oldest: int, now: int) -> bool:
+        """Whether several answers hold candles from before `oldest`."""
         frame = series.frame
         for turn in range(1, SEEN + 1):
             since = frame.add(oldest, -turn * OLDER)
             try:
                 rows = await self._asker.once(series, series.timeframe, since, OLDER, now, frame)
             except ExchangeError:
-                return  # refused, as it should be, or a fault: the walk will meet it too
-            if rows.first is None or rows.first >= frame.add(oldest, -2):
-                return
+                return False  # refused, as it should be, or a fault: the walk will meet it too
+            if rows.first is None or not since <= rows.first < frame.add(oldest, -2):
+                return False
+        return True
 
     def _walk(self, series: SeriesId, market: Market, span: TimeRange, now: int) -> Walk:
         return Walk(

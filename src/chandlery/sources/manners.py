@@ -75,6 +75,7 @@ class Manners:
         self.profile = profile
         self._now = now
         self._hint = hint
+        self._distrusted: set[str | None] = set()
 
     def habits(self, market: Market) -> Habits | None:
         """What is known of the market's kind."""
@@ -121,12 +122,16 @@ class Manners:
         Only what is sure is said: where times without a trade have no row, so many rows reach further back.
         """
         habits = self.habits(market)
-        if habits is None or not habits.depth_is_time:
+        if habits is None or not habits.depth_is_time or market.family in self._distrusted:
             return None
         candles = habits.reach(series.frame)
         if candles is None:
             return None
         return series.frame.add(series.frame.floor(now), 1 - candles)
+
+    def distrust_depth(self, market: Market) -> None:
+        """Believe in no depth of such markets any more: older candles came."""
+        self._distrusted.add(market.family)
 
     @staticmethod
     def why_not(series: SeriesId, oldest: int) -> str:

@@ -65,6 +65,7 @@ class _Seen:
     flat: int = 0
     deeper: set[int] = field(default_factory=set)
     oldest: int = 0
+    begins: int | None = None
 
 
 class Observed:
@@ -115,6 +116,13 @@ class Observed:
             seen.deeper.add(first)
             seen.oldest = min(seen.oldest or first, first)
 
+    def begins(self, market: str, habits: Habits, frame: Timeframe, first: int, now: int) -> None:
+        """Take that the oldest candle given at `now` opens at `first`, though longer candles show older ones."""
+        depth = habits.reach(frame)
+        if depth is None or (habits.depth_is_time and first > frame.add(frame.floor(now), 3 - depth)):
+            self._habits[market] = habits
+            self._seen.setdefault(market, _Seen()).begins = first
+
     @staticmethod
     def _size(
         seen: _Seen,
@@ -161,6 +169,12 @@ class Observed:
                 told("empty", habits.empty, f"candles of volume 0 and no hole, in {seen.flat} answers")
             if habits.empty == "flat" and seen.holes >= HOLES and seen.holed >= SEEN and not seen.flat:
                 told("empty", habits.empty, f"{seen.holes} holes and not one candle of volume 0")
+            if seen.begins is not None:
+                told(
+                    "depth",
+                    dict(habits.depth) or "all",
+                    f"nothing older than {iso(seen.begins)}, though there was",
+                )
             if len(seen.deeper) >= SEEN:
                 told("depth", dict(habits.depth), f"candles as old as {iso(seen.oldest)}")
         return found
