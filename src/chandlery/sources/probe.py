@@ -89,6 +89,7 @@ class _Prober:
         self.anchors = Finding()
         self.problems: list[str] = []
         self.has_tickers = True
+        self.banned: RateLimited | None = None
 
     # -- what there is ---------------------------------------------------------------------------------------------
 
@@ -144,18 +145,22 @@ class _Prober:
     async def learn(self, *, quick: bool) -> None:
         """Ask about each kind of market, spot first, then watch a candle close."""
         kinds = [kind for kind in (SPOT, LINEAR) if kind in self.main]
-        most, watching = self.asker.most, 0 if quick else len(LOOKS) * len(kinds)
+        most, watching = self.asker.most, 0 if quick else LOOKS * len(kinds)
         for number, kind in enumerate(kinds, 1):
             self.tell(f"asking {self.client.id} about {self.main[kind]['symbol']} ({kind})")
             learning = Learnt(kind, str(self.main[kind]["symbol"]))
             self.learnt.append(learning)
             self.asker.most = most - watching - FOR_ANOTHER_KIND * (len(kinds) - number)
             await self._guarded(self._learn_kind(learning, first=number == 1), kind)
+            if self.banned is not None:
+                break
         self.asker.most = most
         watched = {one.kind: one.symbol for one in self.learnt if one.value("page")}
         minute = self.frames[0] if self.frames[0].fixed_ms == MINUTE else parse_timeframe("1m")
-        if watched and not quick and minute in self.frames:
+        if watched and not quick and minute in self.frames and self.banned is None:
             await self._guarded(self._watch(watched, minute), "finality")
+        if not watched and self.banned is not None:
+            raise self.banned
         if not watched:
             raise ExchangeRefused(
                 f"{self.client.id}: nothing could be learnt: {'; '.join(self.problems) or 'no answer held candles'}",
@@ -172,7 +177,7 @@ class _Prober:
             )
         except DataPipelineError as error:
             if isinstance(error, RateLimited):
-                raise
+                self.banned = error
             self.problems.append(f"{what}: {error.message}")
 
     async def _watch(self, symbols: Mapping[str, str], frame: Timeframe) -> None:
@@ -195,7 +200,7 @@ class _Prober:
         if not pages:
             self.problems.append(f"{learning.kind}: no answer of {symbol} held a page of candles")
             return
-        await self._tell_pages(learning, old, recent)
+        self._tell_pages(learning, old, recent)
         found["begin"] = await tell_begin(asker, pages)
         found["end"] = await tell_end(asker, pages)
         found["order"] = tell_order(asker.seen[begun:])
@@ -210,17 +215,24 @@ class _Prober:
             past = Past(symbol, frames, life, looks, min(page.rows for page in pages), recent=back)
             found["depth"], found["depth_by"] = await tell_depth(asker, past, self._earlier("depth", short))
         found["heeds_limit"] = tell_heeds_limit(asker.seen[begun:], learning.value("window"))
+        differ = "recent" not in found
         if first:
             self.anchors = await tell_anchors(asker, symbol, self.frames, looks)
+        elif differ:  # the line of the first kind is there to try, which costs little
+            await self._tell_recent(learning, old, recent)
         await self._tell_empty(learning)
         if found["volume"].value is None:
             found["volume"] = await tell_volume_by_ticker(asker, symbol, hours, size)
+        if first and differ:
+            await self._tell_recent(learning, old, recent)
 
     async def _recent_page(self, symbol: str) -> Page | None:
         """A page of recent candles, at the first of a few timeframes that has one without holes."""
         best: Page | None = None
         for frame in [self._short(), *self._longer()][:3]:
-            begin = frame.add(self.asker.current(frame), -RECENT)
+            begin = frame.add(
+                self.asker.current(frame), -RECENT - 10
+            )  # so that more are there than are asked for
             page = await measure_page(self.asker, symbol, frame, begin, LARGE[1:])
             if page is not None and page.whole:
                 return page
@@ -253,28 +265,34 @@ class _Prober:
             best = await measure_page(self.asker, symbol, frame, begin, (4 * RECENT - 1, rows))
         return best
 
-    async def _tell_pages(self, learning: Learnt, old: Page | None, recent: Page | None) -> None:
-        """Page sizes of old and of recent candles, and how far back the larger recent ones go."""
+    def _tell_pages(self, learning: Learnt, old: Page | None, recent: Page | None) -> None:
+        """Page sizes of old and of recent candles; where they differ, how far back the larger ones go is left open."""
         found = learning.findings
-        sizes = [page.rows for page in (old, recent) if page is not None]
-        evidence = [text for page in (old, recent) if page is not None for text in page.evidence]
+        pages = [page for page in (old, recent) if page is not None]
+        evidence = [text for page in pages for text in page.evidence]
+        # Where all that there is up to now came, more might have.
+        sizes = [page.rows for page in pages if page.capped] or [max(page.rows for page in pages)]
         found["page"] = Finding(min(sizes), evidence)
+        if old is not None and recent is not None and recent.capped and old.rows > recent.rows >= RECENT:
+            found["page"].value = old.rows  # as many recent ones came as were asked for
+        elif old is not None and recent is not None and recent.capped and recent.rows > old.rows + 1:
+            return
         found["recent_page"], found["recent"] = Finding(0, list(evidence)), Finding({})
-        if old is None or recent is None or abs(old.rows - recent.rows) <= 1:
+
+    async def _tell_recent(self, learning: Learnt, old: Page | None, recent: Page | None) -> None:
+        """How far back pages are larger, by a search between the two that were measured."""
+        if old is None or recent is None:
             return
-        if old.rows > recent.rows:  # as many recent ones were asked for as came, or it gives fewer of them
-            found["page"].value = old.rows if recent.rows >= RECENT else recent.rows
-            return
-        found["recent_page"], found["recent"] = Finding(None, list(evidence)), Finding(None)
         frame = recent.confirmed.ask.frame
         now = self.asker.current(frame)
         low, high = frame.count(recent.begin, now), frame.count(old.begin, now)
         frames = [frame, *(one for one in self._longer()[:1] if one != frame)]
         hint = self._earlier("recent", frame)
         told = await tell_recent(self.asker, learning.symbol, frames, recent.rows, low, high, hint)
-        found["recent"] = told
-        if told.value is not None:
-            found["recent_page"].value = recent.rows
+        learning.findings["recent"] = told
+        learning.findings["recent_page"] = Finding(
+            None if told.value is None else recent.rows, recent.evidence
+        )
 
     async def _tell_empty(self, learning: Learnt) -> None:
         markets = [m for m in self.markets.get(learning.kind, []) if m["symbol"] != learning.symbol]

@@ -27,11 +27,11 @@ log = logging.getLogger("chandlery.sources.probe")
 
 #: Requests that a probe may send, whatever for. HTTP clients send one again by themselves where a kept connection breaks, so
 #: that a few less than the 59 are counted here.
-MOST_REQUESTS = 57
+MOST_REQUESTS = 56
 #: A ban for longer than this ends a probe, in ms.
 LONGEST_BAN = 60_000
 #: Tries of one ask that comes back broken, of one that is refused, and the pause between two, in seconds.
-TRIES, TRIES_REFUSED, PAUSE = 3, 2, 1.0
+TRIES, TRIES_REFUSED, PAUSE = 4, 2, 1.0
 #: Answers to one ask, of which two must agree.
 VOTES = 4
 

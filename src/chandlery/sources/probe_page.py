@@ -33,7 +33,8 @@ class Finding:
 class Page:
     """A page that was measured: `rows` candles at most, from `begin` on, as the answer `confirmed` shows.
 
-    `whole` is False where slots without a candle leave it open how many there could have been.
+    `whole` is False where slots without a candle leave it open how many there could have been, `capped` where all that
+    there is up to now came.
     """
 
     rows: int
@@ -41,6 +42,7 @@ class Page:
     confirmed: Seen
     evidence: list[str]
     whole: bool = True
+    capped: bool = True
 
 
 async def measure_page(
@@ -54,14 +56,19 @@ async def measure_page(
     evidence: list[str] = []
     for limit in large:
         end = frame.add(begin, limit + 1)
-        seen = await asker.ask(Ask(symbol, frame, begin, limit), refusals=1 if limit != large[-1] else 2)
-        evidence.append(str(seen))
+        for _ in range(2):  # an answer of another time than was asked for may be a broken one
+            ask = Ask(symbol, frame, begin, limit)
+            seen = await asker.ask(ask, refusals=1 if limit != large[-1] else 2)
+            evidence.append(str(seen))
+            if seen.refused or (seen.count > 1 and begin <= seen.first < end):
+                break
         if seen.refused:
             continue
-        if seen.count < 2 or not seen.within(begin, end):
+        if seen.count < 2 or not begin <= seen.first < end:
             return None
-        if seen.count == limit and seen.first == begin and not seen.holes:
-            return Page(limit, begin, seen, evidence)
+        capped = seen.count < frame.count(begin, asker.current(frame)) - 1
+        if seen.first == begin and not seen.holes and (seen.count == limit or not capped):
+            return Page(seen.count, begin, seen, evidence, capped=capped)
         return await _confirmed(asker, seen, evidence)
     return None
 
@@ -71,19 +78,22 @@ async def _confirmed(asker: ProbeAsker, seen: Seen, evidence: list[str]) -> Page
     symbol, frame, rows = seen.ask.symbol, seen.ask.frame, seen.count
     # A window that is cut off at now does not show whether it loses its head.
     begin = min(seen.first, frame.add(asker.current(frame), -rows - 2))
+    lost_head = False
     for _ in range(4):
         again = await asker.ask(Ask(symbol, frame, begin, rows))
         evidence.append(str(again))
-        if not again.count:
-            return None
+        if again.count < 2 or not begin <= again.first <= frame.add(begin, 2 * rows):
+            continue
         late = again.first == frame.next(begin)
         if late and await _gives_its_beginning(asker, again, evidence):
-            rows -= 1  # a window of one candle more than was asked for lost its head
-            continue
+            rows, lost_head = rows - 1, True  # a window of one candle more than was asked for
+        elif again.first == begin and again.count > rows and not lost_head:
+            rows = again.count
         # One less is an answer that leaves out the candle at its own beginning.
-        if (late or again.first == begin) and again.count >= rows - late:
+        elif (late or again.first == begin) and again.count >= rows - late:
             return Page(rows, begin, again, evidence, whole=not again.holes and not seen.holes)
-        begin, rows = again.first, again.count
+        else:
+            begin, rows = again.first, again.count
     return None
 
 

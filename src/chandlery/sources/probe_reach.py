@@ -267,7 +267,8 @@ async def _age_of_first(
         seen = await asker.ask(Ask(past.symbol, frame, frame.add(first, -earlier), FEW))
         found.note(seen)
         ages.append(frame.count(seen.first, asker.current(frame)) + 1 if seen.count else 0)
-    return ages[0] if ages[0] > 1 and abs(ages[0] - ages[1]) <= 1 else None  # time goes on between two asks
+    # Time goes on between two asks.
+    return min(ages) if min(ages) > 1 and abs(ages[0] - ages[1]) <= 1 else None
 
 
 def _traded_between(looks: Sequence[Seen], since: int, until: int) -> bool:

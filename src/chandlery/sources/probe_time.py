@@ -11,12 +11,12 @@ from chandlery.sources.probe_page import Finding
 from chandlery.timeframe import HOUR, MINUTE, Timeframe
 from chandlery.when import iso
 
-#: Seconds after the end of a candle at which it is looked at, and the longest time that waiting for it may take.
-LOOKS, LONGEST = (2.0, 7.0, 14.0, 40.0), 75.0
+#: Seconds after the end of a candle at which it may be looked at, and the longest time that waiting for it may take.
+MOMENTS, LONGEST = (2.0, 8.0, 14.0, 40.0), 75.0
 #: What one candle that did not change says at most: other ones may be late.
 LEAST_FINALITY = 10.0
-#: Looks of which the last two must agree.
-LEAST_LOOKS = 3
+#: Looks at one candle; the last two must agree.
+LOOKS = 3
 
 Values = tuple[float, ...]
 
@@ -32,11 +32,10 @@ async def tell_finality(
     found = {kind: Finding() for kind in symbols}
     start = asker.now()
     end = frame.next(asker.current(frame))
-    looks = [after for after in LOOKS if end + after * 1000 - start <= LONGEST * 1000]
-    if asker.left < len(looks) * len(symbols):
-        looks = looks[: asker.left // max(1, len(symbols))]
-    if len(looks) < LEAST_LOOKS or frame.fixed_ms != MINUTE:
+    moments = [after for after in MOMENTS if end + after * 1000 - start <= LONGEST * 1000]
+    if len(moments) < LOOKS or frame.fixed_ms != MINUTE or asker.left < LOOKS * len(symbols):
         return found
+    looks = [*moments[: LOOKS - 1], moments[-1]]
     last = (end - start) / 1000 + looks[-1]
     tell(f"watching the candle that closes at {iso(end)} for {looks[-1]:g} s: {last:.0f} s from now")
     closing = frame.add(end, -1)
@@ -58,7 +57,7 @@ async def tell_finality(
 
 def _settled(looks: Sequence[tuple[float, Values]]) -> float | None:
     """By looks (seconds after the end, values): the seconds to wait, None where the last two looks differ."""
-    if len(looks) < LEAST_LOOKS or looks[-1][1] != looks[-2][1]:
+    if len(looks) < LOOKS or looks[-1][1] != looks[-2][1]:
         return None
     changing = [after for after, values in looks if values != looks[-1][1]]
     if not changing:
@@ -72,20 +71,25 @@ async def tell_anchors(
 ) -> Finding:
     """Where candles open that do not open where they usually do, by timeframe; the value is {} where all do.
 
-    `seen` are answers that there are already. What is unusual counts once two answers show it.
+    `seen` are answers that there are already. What is unusual counts once two answers show it. The value is None where
+    nothing unusual was found, and not every timeframe was answered.
     """
     found = Finding(value={})
-    odd_day = False
+    odd_day = left_out = False
     for frame in sorted(frames, key=lambda frame: -frame.nominal_ms):
         usual_hours = frame.fixed_ms is not None and frame.fixed_ms < 24 * HOUR
-        if frame.nominal_ms < 6 * HOUR or (usual_hours and not odd_day) or asker.left < 2:
+        if frame.nominal_ms < 6 * HOUR or (usual_hours and not odd_day):
             continue
         have = next((one for one in seen if one.ask.frame == frame and one.count > 1), None)
+        if have is None and asker.left < 2:
+            left_out = True
+            continue
         if have is None:
             since = frame.add(asker.current(frame), -3)
             have = await asker.ask(Ask(symbol, frame, since, 5))
         place = _place(have)
         if place is None:
+            left_out = True
             continue
         found.note(have)
         if place == _usual(frame):
@@ -94,6 +98,7 @@ async def tell_anchors(
         if place not in [_place(one) for one in others]:
             answer, again = await asker.vote(have.ask, _place)
             if again is None or answer != place:
+                left_out = True
                 continue
             found.note(again)
         if frame.fixed_ms is None:
@@ -101,6 +106,8 @@ async def tell_anchors(
             continue
         found.value[frame.text] = place
         odd_day = odd_day or frame.text == "1d"
+    if left_out and not found.value:
+        found.value = None
     return found
 
 
