@@ -169,3 +169,20 @@ def test_importing_sources_imports_no_ccxt() -> None:
     """The package of sources can be imported without paying for ccxt or polars."""
     code = "import sys, chandlery.sources; assert not {'ccxt', 'polars'} & set(sys.modules), 'imported'"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        {}, {"symbol": "BTCUSDT", "startTime": 1, "limit": 1000}, {"a": True, "b": "x"}, {"a": "x y", "b": "ü"},
+        {"pair": "BTC/USDT"}, {"a": 1.5, "b": None}, {"a b": "1"}, {"a": "1&b=2"}, {"a": "~._-"}, {1: "a"}, {"a": ["x", "y"]},
+    ],
+)  # fmt: skip
+def test_parameters_are_written_as_ccxt_writes_them(params: dict[Any, Any], tmp_path: Any) -> None:
+    """Whatever the parameters are, the text of them in a URL is ccxt's."""
+
+    async def main() -> str:
+        async with open_source("binance", state_dir=tmp_path) as source:
+            return str(source.ccxt.urlencode(params))  # type: ignore[attr-defined]
+
+    assert asyncio.run(main()) == ccxt.Exchange.urlencode(params)

@@ -73,6 +73,7 @@ def fetch(
     Asks only for what the store does not hold yet, so it can be run again at any time. Without SYMBOL every series kept
     is topped up. Without --since a known series goes on from where it was first asked for; a new one takes 30 days.
     """
+    keep_small()
     out = Output(quiet=quiet, verbose=verbose)
     settings = opt.settle(
         out,

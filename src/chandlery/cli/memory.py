@@ -4,18 +4,31 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import gc
+import os
 import sys
 
-_M_ARENA_MAX = -8  # glibc's malloc.h
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # glibc's malloc.h
+#: What may stay unused of the heap, and what is taken from the system piece by piece, in bytes.
+_SPARE, _LARGE = 16 << 20, 4 << 20
+#: Objects that may be made before the collector looks for circles; importing alone makes a hundred thousand.
+_OBJECTS = 50_000
 
 
 def keep_small() -> None:
-    """Let glibc keep two heaps instead of eight for each core, before threads are started.
+    """Let a fetch need little memory and little time for it; before numpy is imported and threads are started.
 
-    Pages are parsed in one thread and sealed in another; with a heap for each, what one has freed the other cannot
-    use, and a long fetch grows by about 60 MB.
+    glibc keeps two heaps instead of eight for each core: pages are parsed in one thread and sealed in another; with a
+    heap for each, what one has freed the other cannot use, and a long fetch grows by about 60 MB. The arrays of a page
+    stay in the heap: given back to the system and fetched again for every page, they take twice as long to fill as to
+    work with. OpenBLAS, of which nothing is used here, starts no threads, which would spin for a tenth of a second.
     """
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    gc.set_threshold(_OBJECTS, 10, 10)
     if sys.platform != "linux":
         return
     with contextlib.suppress(OSError, AttributeError):  # another C library: it does without
-        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 2)
+        libc = ctypes.CDLL(None)
+        libc.mallopt(_M_ARENA_MAX, 2)
+        libc.mallopt(_M_MMAP_THRESHOLD, _LARGE)
+        libc.mallopt(_M_TRIM_THRESHOLD, _SPARE)

@@ -62,15 +62,11 @@ class Form:
 
 @dataclass(frozen=True, slots=True)
 class _Pattern:
-    """A form with its points: which bytes a digit must follow, and where the numbers lie.
-
-    `starts`, `points` and `ends` are indices of bytes of `text`, one each for every number of the form; a number
-    without a point has its end there.
-    """
+    """A form with the points of one row."""
 
     text: bytes
     digits: bytes  # 1 where digits follow the byte, 0 where the next byte follows
-    bare: tuple[int, ...]  # indices into `starts` of the numbers without quotes
+    bare: tuple[int, ...]  # the bytes before the numbers without quotes
 
 
 class Carved:
@@ -88,7 +84,7 @@ class Carved:
 
     def json(self) -> bytes:
         """The rows as a JSON array."""
-        return b"[%b]" % (self.source or self.text[len(_PAD) :])
+        return b"[%b]" % (self.source or self.text[len(_PAD) : -1])
 
     def first(self) -> bytes:
         """The first row."""
@@ -102,7 +98,10 @@ class Carved:
         count = int(digits[0, 0])
         if count > 16 or not (digits == count).all() or not (points == ends).all():
             return None
-        found = _last_digits(self._words(), ends[0], digits[0], count)
+        words = self._words()
+        found = _eight(words, ends[0], min(count, 8))
+        if count > 8:
+            found += _eight(words, ends[0] - 8, count - 8) * _TENS[8]
         return found.view(np.int64), count
 
     def numbers(self, fields: Sequence[int]) -> NDArray[np.float64]:
@@ -113,13 +112,14 @@ class Carved:
         below = np.maximum(ends - points - 1, 0)
         most_above, most_below = int(above.max()), int(below.max())
         if most_above <= 16 and most_below <= 16:
+            places = most_below if int(below.min()) == most_below else below
             mantissa = _last_digits(words, points, above, most_above)
             if most_below:
-                mantissa *= _TENS[below]
+                mantissa *= _TENS[places]
                 mantissa += _last_digits(words, ends, below, most_below)
             # Both are exact up to here, so the one division rounds as float() does.
             found: NDArray[np.float64] = mantissa.astype(np.float64)
-            found /= _TENS_F[below]
+            found /= _TENS_F[places]
             if most_above + most_below <= 15:
                 return found
             inexact = (above + below > 19) | (mantissa > _EXACT)
@@ -153,9 +153,9 @@ class _Spots:
             return table.T[starts], table.T[points], table.T[ends]
         assert self._separators is not None
         before = [self._form.fields[field].before for field in fields]
+        indices = [index for index in before if index is not None]
         table = self._separators.reshape(-1, len(self._form.text) + 1).T
-        first = table[before]
-        last = table[[index + 1 for index in before if index is not None]]
+        first, last = table[indices], table[[index + 1 for index in indices]]
         return self._places[first], self._places[first + 1], self._places[last]
 
 
@@ -175,7 +175,7 @@ def carve(body: bytes) -> tuple[bytes, Carved, bytes] | None:
     if not begin < close_first <= end:
         return None
     dotted = body[begin:close_first].translate(None, b"0123456789")
-    text = b"".join((_PAD, memoryview(body)[begin:end]))
+    text = b"".join((_PAD, memoryview(body)[begin:end], b","))
     source = b""
     if b"e" in dotted and b"false" in text:  # a flag that nothing depends on
         source = body[begin:end]
@@ -244,30 +244,30 @@ def _columns(
 def _checked(text: bytes, form: Form, dotted: bytes) -> tuple[int, _Spots] | None:
     """The number of rows and the places of their numbers, if all rows are of this form and nothing else is there."""
     data = np.frombuffer(text, np.uint8)
-    # The pad is no digit either; one comma more at the end makes all rows alike.
-    places = np.flatnonzero((data - np.uint8(48)) > 9)[len(_PAD) :]
-    there = data[places]
-    places = np.append(places, len(text))
-    gaps = places[1:] - places[:-1]
-    uniform = _uniform(there.tobytes(), gaps, form, dotted)
-    if uniform is not None:
-        rows, pattern = uniform
-        bare = places.reshape(rows, -1).T[list(pattern.bare)]
-        after = places.reshape(rows, -1).T[[index + 1 for index in pattern.bare]]
+    # The pad is no digit either. The comma at the end makes all rows alike.
+    places = ((data - np.uint8(48)) > 9).nonzero()[0][len(_PAD) :]
+    there = data.take(places)
+    gapped = (places[1:] - places[:-1]) > 1
+    pattern = _pattern_of(form, dotted)
+    bare: Ints
+    if pattern is not None and (rows := _repeated(there, dotted + b",")):
+        # All rows have their points where the first one has them.
+        if gapped.tobytes() != (pattern.digits * rows)[:-1]:
+            return None
+        table = places.reshape(rows, -1).T
+        bare, after = table[list(pattern.bare)], table[[index + 1 for index in pattern.bare]]
         spots = _Spots(places, form, pattern, None)
     else:
-        points = np.flatnonzero(there == _DOT)
-        if not len(points) or not ((gaps[points - 1] > 1) & (gaps[points] > 1)).all():
+        points = (there == _DOT).nonzero()[0]
+        if not len(points) or not (gapped[points - 1] & gapped[points]).all():
             return None
-        separators = np.flatnonzero(np.append(there, 44) != _DOT)
-        found = _mixed(there[separators[:-1]].tobytes(), places[separators], np.diff(separators), form)
-        if found is None:
+        separators = (there != _DOT).nonzero()[0]
+        rows = _repeated(there[separators], form.text + b",")
+        if not rows or not _between(places, separators, form, rows):
             return None
-        rows = found
-        table = separators.reshape(rows, -1).T[
-            [f.before for f in form.fields if f.before is not None and not f.quoted]
-        ]
-        bare, after = places[table], places[table + 1]
+        before = [f.before for f in form.fields if f.before is not None and not f.quoted]
+        indices = separators.reshape(rows, -1).T[before]
+        bare, after = places[indices], places[indices + 1]
         spots = _Spots(places, form, None, separators)
     # JSON knows no number with a zero before other digits.
     if bare.size and bool(((data[bare + 1] == 48) & (after - bare > 2)).any()):
@@ -275,29 +275,19 @@ def _checked(text: bytes, form: Form, dotted: bytes) -> tuple[int, _Spots] | Non
     return rows, spots
 
 
-def _uniform(there: bytes, gaps: Ints, form: Form, dotted: bytes) -> tuple[int, _Pattern] | None:
-    """The number of rows, if all have their points where the first one has them."""
-    width = len(dotted) + 1
-    rows, rest = divmod(len(there) + 1, width)
-    pattern = _pattern_of(form, dotted)
-    if rest or pattern is None or there != ((dotted + b",") * rows)[:-1]:
-        return None
-    return (rows, pattern) if (gaps > 1).tobytes() == (pattern.digits * rows)[:-1] else None
+def _repeated(there: NDArray[np.uint8], row: bytes) -> int:
+    """How often `row` is repeated in `there`, 0 if there is anything else."""
+    rows, rest = divmod(len(there), len(row))
+    return 0 if rest or there.tobytes() != row * rows else rows
 
 
-def _mixed(there: bytes, places: Ints, points: Ints, form: Form) -> int | None:
-    """The number of rows, if all are of the form. `points` are the steps between separators: 2 where a point is."""
-    width = len(form.text) + 1
-    rows, rest = divmod(len(there) + 1, width)
-    if rest or there != ((form.text + b",") * rows)[:-1]:
-        return None
+def _between(places: Ints, separators: Ints, form: Form, rows: int) -> bool:
+    """Whether numbers, of one point at most, stand where the form has them and nowhere else."""
     plain = _pattern_of(form, form.text)
     assert plain is not None
     numbers = np.frombuffer((plain.digits * rows)[:-1], np.bool_)
-    gaps = places[1:] - places[:-1]
-    if not ((gaps > 1) == numbers).all() or not (points <= 1 + numbers).all():
-        return None
-    return rows
+    spots, points = places[separators], separators[1:] - separators[:-1] - 1
+    return bool((((spots[1:] - spots[:-1]) > 1) == numbers).all() and (points <= numbers).all())
 
 
 _M1, _M2, _M3 = np.uint64(0x0F0F0F0F0F0F0F0F), np.uint64(0x00FF00FF00FF00FF), np.uint64(0x0000FFFF0000FFFF)
@@ -310,16 +300,16 @@ def _last_digits(words: Words, ends: Ints, count: Ints, most: int) -> Words:
     found = _eight(words, ends, np.minimum(count, 8) if most > 8 else count)
     if most > 8:
         long = np.nonzero(count > 8)
-        found[long] += _eight(words, ends[long] - 8, count[long] - 8) * np.uint64(100_000_000)
+        found[long] += _eight(words, ends[long] - 8, count[long] - 8) * _TENS[8]
     return found
 
 
-def _eight(words: Words, ends: Ints, count: Ints) -> Words:
+def _eight(words: Words, ends: Ints, count: Ints | int) -> Words:
     """The same for at most eight digits: they are read as one word, in which neighbours are added up three times."""
     found: Words = words[ends - 8]
     found &= _M1
-    if int(count.min()) < 8:
-        spare = ((8 - count) * 8).view(np.uint64)  # bits of what stands before the number
+    if np.min(count) < 8:
+        spare = np.asarray((8 - count) * 8).view(np.uint64)  # bits of what stands before the number
         found >>= spare
         found <<= spare
     found *= _T1
