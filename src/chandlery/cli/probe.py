@@ -57,6 +57,7 @@ def probe(
     unit of the volume. Every habit comes with what was asked and what came, with -v or --json. What cannot be told stays
     as it was known.
     """
+    from chandlery.anchors import forget_learnt
     from chandlery.sources.profile_book import ProfileBook
     from chandlery.state import state_folder
 
@@ -68,6 +69,7 @@ def probe(
         out, lambda: _probe(out, settings, before, tuple(symbol or ()), quick=quick, signed=signed)
     )
     saved = None if dry_run else str(book.save(probed.profile))
+    forget_learnt()
     habits = probed.habits(before)
     if as_json:
         out.json(_json(probed, habits, before, saved))
@@ -79,6 +81,8 @@ def probe(
     for problem in probed.problems:
         out.warn(problem)
     _tell(out, probed, habits, saved)
+    if saved and settings.exchange_url:
+        out.note(f"learnt from {settings.exchange_url}; it counts for {exchange} wherever it is asked")
 
 
 def _tell(out: Output, probed: Probed, habits: list[Habit], saved: str | None) -> None:

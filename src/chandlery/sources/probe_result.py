@@ -73,6 +73,8 @@ class Probed:
             known = before.habits(one.kind) if before else None
             for name in HABITS:
                 found = one.findings.get(name) or Finding()
+                if name == "depth_by" and one.value("depth") == {}:
+                    continue  # there is nothing to count
                 value = None if known is None else getattr(known, name)
                 if value == "unknown" or (name == "finality" and not value):
                     value = None
