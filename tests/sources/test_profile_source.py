@@ -18,7 +18,8 @@ from chandlery.exchange.shapes import SHAPES
 from chandlery.ledger import State
 from chandlery.sources.base import Market, Source
 from chandlery.sources.manners import Manners, in_base
-from chandlery.sources.profile import LINEAR, SPOT
+from chandlery.sources.observed import Observed
+from chandlery.sources.profile import LINEAR, SPOT, Habits
 from chandlery.sources.profile_book import ProfileBook, shipped
 from chandlery.timeframe import DAY, HOUR, MINUTE
 from chandlery.timerange import TimeRange
@@ -330,6 +331,7 @@ def test_nothing_is_told_where_the_profile_holds(
         ("mexc", {"page": 1000}, "page = 1000", "500 candles at most"),
         ("okx", {"order": "ascending"}, "order = ascending", "descending rows"),
         ("binance", {"order": "descending"}, "order = descending", "ascending rows"),
+        ("gate", {"begin": "exclusive"}, "begin = exclusive", "the candle at the beginning given"),
         ("kraken", {"depth": {"*": 300}}, "depth = {'*': 300}", "candles as old as"),
         ("kraken", {"depth": {"*": 5000}}, "depth = {'*': 5000}", "nothing older than 2024-05-31T12:01:00Z"),
         ("kraken", {"depth": {}}, "depth = all", "nothing older than 2024-05-31T12:01:00Z"),
@@ -412,3 +414,45 @@ def test_without_a_profile_ccxt_gives_the_first_guess(tmp_path: Path, opened: Ca
     swap = Market("BTC/USD:USD", "swap", True, "BTC", "USD", family=LINEAR)
     assert manners.volume_unit(SeriesId("bitstamp", swap.symbol, "1m"), swap) == "unknown"
     asyncio.run(source.close())
+
+
+def test_what_a_fault_shows_once_is_not_told() -> None:
+    """Order, page and beginning of single answers, and what others contradict, are no difference; what all show is one."""
+    import polars as pl
+
+    habits = Habits(page=500, begin="inclusive", order="ascending", empty="flat")
+    frame = SeriesId("x", BTC, "1m").frame
+    since = CURRENT - 2 * DAY
+
+    def rows(first: int, count: int, *, descending: bool = False) -> pl.DataFrame:
+        times = [first + n * MINUTE for n in range(count)]
+        data = {"time": times[::-1] if descending else times, "volume": [1.0] * count}
+        return pl.DataFrame(data).with_columns(pl.col("time").cast(pl.Datetime("ms", "UTC")))
+
+    def saw(seen: Observed, answer: pl.DataFrame, start: int = since) -> None:
+        seen.saw(SPOT, habits, frame, answer, since=start, limit=500, now=NOW)
+
+    seen = Observed("x")
+    for n in range(20):
+        start = since + n * 500 * MINUTE // 10
+        saw(seen, rows(start, 500), start)
+    saw(seen, rows(since, 200))  # cut once, and once more with another length
+    saw(seen, rows(since, 100))
+    saw(seen, rows(since, 500, descending=True))
+    saw(seen, rows(since + MINUTE, 500))
+    assert seen.differences() == []
+
+    seen = Observed("x")
+    for n in range(3):
+        start = since + n * 200 * MINUTE
+        saw(seen, rows(start + MINUTE, 200, descending=True), start)
+    assert [difference.habit for difference in seen.differences()] == ["order", "begin"]
+    seen = Observed("x")
+    for n in range(3):
+        start = since + n * 200 * MINUTE
+        saw(seen, rows(start, 200), start)
+    assert [(d.habit, d.profile, d.seen) for d in seen.differences()] == [
+        ("page", "500", "200 candles at most, 3 times")
+    ]
+    seen.tell()
+    assert seen.differences() == []

@@ -60,6 +60,8 @@ class _Seen:
     #: By the page that was to be had: the most candles of one answer.
     most: dict[int, int] = field(default_factory=dict)
     more: Counter[int] = field(default_factory=Counter)
+    at_since: int = 0  # answers that began with the candle at `since`
+    behind: int = 0  # with the one after it
     holes: int = 0
     holed: int = 0
     flat: int = 0
@@ -104,6 +106,9 @@ class Observed:
         first, last = (
             (int(times[0]), int(times[-1])) if order == "ascending" else (int(times[-1]), int(times[0]))
         )
+        if since == frame.floor(since):
+            seen.at_since += first == since
+            seen.behind += first == frame.next(since)
         holes = int((np.abs(steps) != frame.fixed_ms).sum())
         seen.holes += holes
         seen.holed += holes > 0
@@ -159,6 +164,19 @@ class Observed:
 
             if (order := _only(seen.orders)) and habits.order not in ("unknown", order):
                 told("order", habits.order, f"{order} rows in {seen.orders[order]} answers")
+            begins = "inclusive" if seen.at_since >= SEEN else "exclusive"
+            if (
+                seen.at_since >= SEEN or (not seen.at_since and seen.behind >= SEEN)
+            ) and habits.begin not in (
+                "unknown",
+                begins,
+            ):
+                times = seen.at_since or seen.behind
+                told(
+                    "begin",
+                    habits.begin,
+                    f"the candle at the beginning {'' if seen.at_since else 'not '}given, {times} times",
+                )
             for page, lengths in seen.short.items():
                 rows, times = lengths.most_common(1)[0]
                 if times >= SEEN and rows >= seen.most[page]:
