@@ -25,11 +25,6 @@ NOW = 1_717_200_030_000  # 2024-06-01T00:00:30Z
 
 #: What the local exchange does otherwise than the shipped profile says, and why that is right.
 OTHERWISE: dict[tuple[str, str, str], tuple[Any, str]] = {
-    ("binance", "linear", "page"): (
-        1000,
-        "499 is the page with the most candles for its weight, not the largest",
-    ),
-    ("binanceusdm", "linear", "page"): (1000, "as above"),
     ("coinbase", "spot", "page"): (
         301,
         "300 intervals with both bounds in it; shipped is what ccxt pages by",
@@ -146,10 +141,11 @@ def differences(name: str, probed: Probed) -> list[str]:
 @pytest.mark.parametrize("name", list(SHAPES))
 def test_learns_the_shipped_facts(bench: Bench, name: str) -> None:
     """What a probe learns of each exchange that is played equals what is shipped, in fewer than 60 requests."""
-    probed = bench.probe(name)
+    probed = bench.probe(name, before=shipped(name))
 
     assert probed.requests == bench.logged < 60
     assert differences(name, probed) == []
+    assert {one.state for one in probed.habits(probed.profile)} <= {"same", "unknown"}
     untold = {habit for one in probed.markets for habit in HABITS if one.value(habit) is None}
     assert {h for h in untold if (name, h) not in UNTOLD and ("*", h) not in UNTOLD} == set()
     for one in probed.markets:
@@ -165,11 +161,24 @@ def test_faults_teach_nothing_wrong(bench: Bench, name: str, seed: int) -> None:
     banned = False
     probed: Probed | None = None
     try:
-        probed = bench.probe(name, Faults((Fault("mixed", probability=0.1, max_in_a_row=4),), seed=seed))
+        faults = Faults((Fault("mixed", probability=0.1, max_in_a_row=4),), seed=seed)
+        probed = bench.probe(name, faults, before=shipped(name))
     except RateLimited as error:
         banned = error.until is not None and error.until > NOW + LONGEST_BAN
     assert bench.logged < 60
     assert banned if probed is None else differences(name, probed) == []
+
+
+def test_known_numbers_of_more_timeframes_stay(bench: Bench) -> None:
+    """Where the reach of recent pages that was measured at 1m is the known one, those of other timeframes are kept."""
+    known = shipped("bitget")
+    assert known is not None
+
+    probed = bench.probe("bitget", before=known, symbols=("BTC/USDT",), quick=True)
+
+    assert probed.markets[0].value("recent") == {"1m": 41_760}
+    assert probed.profile.markets["spot"].recent == known.markets["spot"].recent
+    assert len(known.markets["spot"].recent) > 1
 
 
 def test_changed_page_sizes_are_measured(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -52,7 +52,7 @@ class Habit:
             return "unknown"
         if self.before is None:
             return "new"
-        return "same" if self.learnt == self.before else "changed"
+        return "same" if self.learnt == self.before or _agrees(self.learnt, self.before) else "changed"
 
 
 @dataclass(slots=True)
@@ -105,8 +105,20 @@ def to_keep(known: Profile, learnt: Sequence[Learnt], anchors: Finding, *, at: i
 
 def _merged(learnt: Learnt, known: Habits | None) -> Habits:
     """The habits that were told, and for the others those known before."""
-    told = {name: found.value for name, found in learnt.findings.items() if found.value is not None}
-    return replace(known or Habits(page=2), **told)
+    habits = known or Habits(page=2)
+    told = {
+        name: found.value
+        for name, found in learnt.findings.items()
+        if found.value is not None and not _agrees(found.value, getattr(habits, name))
+    }
+    return replace(habits, **told)
+
+
+def _agrees(learnt: Any, known: Any) -> bool:
+    """Whether numbers by timeframe say nothing else than those known, which may be of more timeframes."""
+    if not isinstance(learnt, Mapping) or not isinstance(known, Mapping) or not learnt:
+        return False
+    return all(known.get(text, known.get("*")) == number for text, number in learnt.items())
 
 
 def best_page(most: int, url: str, limits: Sequence[RequestLimit]) -> int:
