@@ -142,6 +142,7 @@ class Host:
         """Spend what a request costs if it may go now, else milliseconds until it may."""
         wait: float = self.bans.until() - self.clock.now_ms()
         if wait > 0 and not only_look:
+            self._cautious = True  # another process may have been told
             return wait, None
         if not ask.names:  # nothing is counted
             return (wait, None) if only_look else (0.0, Ticket(self.book.now()))

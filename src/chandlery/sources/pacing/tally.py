@@ -8,6 +8,7 @@ same in all its processes (see `book.BudgetBook`).
 
 from __future__ import annotations
 
+import math
 import zlib
 from array import array
 
@@ -22,7 +23,6 @@ _FLYING, _DONE = 24, 90  # records of requests under way, and of answered ones
 _FLYING_T, _FLYING_W = 24, 24 + _FLYING
 _DONE_T, _DONE_W = 24 + 2 * _FLYING, 24 + 2 * _FLYING + _DONE
 _CRC = CELLS - 1
-#: Weights are whole numbers, or fractions that need not add up to zero exactly.
 _NOTHING = 1e-6
 
 # Cells by number.
@@ -40,7 +40,8 @@ REPORTED, REPORTED_SENT, REPORTED_AT = (
     13,
 )  # a count by the exchange, when it was asked, and when it came
 FREE_AT = 14  # for requests that are spaced: when the next may go
-_HEAD, _TAIL, _BEGAN, _FLYING_HEAD, _FLYING_BEGAN = 15, 16, 17, 18, 19
+_HEAD, _TAIL, _BEGAN, _FLYING_HEAD, _FLYING_TAIL, _FLYING_BEGAN = 15, 16, 17, 18, 19, 20
+_DONE_SUM, _FLYING_SUM = 21, 22  # of the weights in all records
 _TIMES = (OFFSET_AT, REPORTED_SENT, REPORTED_AT, FREE_AT, _BEGAN, _FLYING_BEGAN)
 
 
@@ -82,11 +83,11 @@ class Tally:
 
     def used(self) -> float:
         """Weight of all requests that count still."""
-        return sum(self.cells[_FLYING_W:_DONE_T]) + sum(self.cells[_DONE_W : _DONE_W + _DONE])
+        return self.cells[_DONE_SUM] + self.cells[_FLYING_SUM]
 
     def flying(self) -> float:
         """Weight of the requests under way."""
-        return sum(self.cells[_FLYING_W:_DONE_T])
+        return self.cells[_FLYING_SUM]
 
     def last(self) -> float:
         """When the latest answer came."""
@@ -96,14 +97,24 @@ class Tally:
         """Forget answers that came at `before` or earlier, and requests that cannot have arrived after it."""
         cells = self.cells
         tail, head = int(cells[_TAIL]), int(cells[_HEAD])
-        if tail <= head and cells[_DONE_T + tail % _DONE] <= before:
-            while tail <= head and cells[_DONE_T + tail % _DONE] <= before:
-                cells[_DONE_W + tail % _DONE] = 0.0
-                tail += 1
-            cells[_TAIL] = tail
-        for at in range(_FLYING_T, _FLYING_T + _FLYING):
-            if cells[at + _FLYING] and cells[at] + GRACE_MS <= before:
-                cells[at + _FLYING] = 0.0
+        while tail <= head and cells[_DONE_T + tail % _DONE] <= before:
+            self._take(_DONE_W + tail % _DONE, _DONE_SUM)
+            tail += 1
+        cells[_TAIL] = tail
+        tail, head = int(cells[_FLYING_TAIL]), int(cells[_FLYING_HEAD])
+        while tail <= head and cells[_FLYING_T + tail % _FLYING] + GRACE_MS <= before:
+            self._take(_FLYING_W + tail % _FLYING, _FLYING_SUM)
+            tail += 1
+        cells[_FLYING_TAIL] = tail
+
+    def _take(self, at: int, total: int, weight: float = math.inf) -> None:
+        """Take weight, or all there is, from a record and its sum."""
+        cells = self.cells
+        weight = min(weight, cells[at])
+        cells[at] -= weight
+        left = cells[total] - weight
+        # Fractions need not add up to zero exactly.
+        cells[total] = left if left > _NOTHING else 0.0
 
     def send(self, now: float, weight: float, window: float) -> int:
         """Count a request that is about to be sent; returns the record to name when its answer comes."""
@@ -113,18 +124,17 @@ class Tally:
             head += 1
             cells[_FLYING_HEAD], cells[_FLYING_BEGAN] = head, now
         at = head % _FLYING
+        cells[_FLYING_TAIL] = min(max(cells[_FLYING_TAIL], head - _FLYING + 1), head)
         cells[_FLYING_T + at] = now
         cells[_FLYING_W + at] += weight
+        cells[_FLYING_SUM] += weight
         cells[SPENT] += weight
         return head
 
     def answered(self, record: int, now: float, weight: float, window: float, begin: float) -> None:
         """The answer to a request has come, or will not; `begin` is when the window of now began."""
-        cells = self.cells
-        at = _FLYING_W + record % _FLYING
-        if int(cells[_FLYING_HEAD]) - record < _FLYING:
-            left = cells[at] - weight
-            cells[at] = left if left > _NOTHING else 0.0
+        if int(self.cells[_FLYING_HEAD]) - record < _FLYING:
+            self._take(_FLYING_W + record % _FLYING, _FLYING_SUM, weight)
         self.add(now, weight, window, begin)
 
     def add(self, now: float, weight: float, window: float, begin: float) -> None:
@@ -134,11 +144,12 @@ class Tally:
         if cells[_BEGAN] < max(begin, now - window / (_DONE - 10)) and head - int(cells[_TAIL]) < _DONE - 1:
             head += 1
             cells[_HEAD], cells[_BEGAN] = head, now
-            cells[_DONE_W + head % _DONE] = 0.0
+            self._take(_DONE_W + head % _DONE, _DONE_SUM)
         cells[_TAIL] = min(cells[_TAIL], head)
         at = head % _DONE
         cells[_DONE_T + at] = now
         cells[_DONE_W + at] += weight
+        cells[_DONE_SUM] += weight
 
     def free_at(self, weight: float) -> float | None:
         """When so much weight of answered requests was used, the last of it; None where not so much was."""
