@@ -116,7 +116,9 @@ def test_a_month_of_minutes_costs_two_requests(exchange: LocalExchange, told: _T
     assert not any(counts[state] for state in (State.ABSENT, State.MISSING, State.BEFORE_LISTING))
     assert asked(exchange) == 2
     assert store.candles(KRAKEN).equals(exchange.truth("BTC/USDT", "1m", OLDEST, NOW))
-    assert told.texts == ["kraken gives no candle from before 2024-06-20T00:31:00Z: 42,481 are out of reach"]
+    assert told.texts == [
+        "kraken gives no 1m candle from before 2024-06-20T00:31:00Z: 42,481 are out of reach"
+    ]
 
 
 def test_twenty_symbols_cost_a_page_each(exchange: LocalExchange, told: _Told) -> None:
@@ -126,6 +128,8 @@ def test_twenty_symbols_cost_a_page_each(exchange: LocalExchange, told: _Told) -
     report = run(exchange, open_store("memory:"), told, *wants)
     assert report.ok
     assert asked(exchange) <= len(wants) + 1
+    (text,) = told.texts
+    assert text.endswith(": 339,848 of 8 series are out of reach")
 
 
 def test_what_was_stored_stays_and_what_slipped_away_is_out_of_reach(

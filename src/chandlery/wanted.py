@@ -76,6 +76,7 @@ class Wanted:
         first = errors[0]
         if first is not None and all(isinstance(error, UsageError) for error in errors):
             raise first
+        await self._tell_reach(jobs)
         return jobs
 
     async def _job(self, want: Want, now: int) -> Job:
@@ -93,7 +94,6 @@ class Wanted:
         deeper = begin is not None and begin.deeper
         job = Job(series, span, SeriesReport(series, span), market.active, listed, deeper, reach)
         job.report.volume_unit = unit
-        await self._tell_reach(job)
         self._tell_unit(series, unit)
         return job
 
@@ -111,16 +111,23 @@ class Wanted:
             )
         return begin
 
-    async def _tell_reach(self, job: Job) -> None:
-        """Say what cannot be had, before anything is asked for."""
-        ledger = await self.ledger(job.series)
-        gone = out_of_reach(job, ledger) - ledger.fact_ranges(State.OUT_OF_REACH)
-        if gone and job.reach is not None:
-            series = job.series
-            lost = sum(series.frame.count(part.since, part.until) for part in gone)
+    async def _tell_reach(self, jobs: Sequence[Job]) -> None:
+        """Say what cannot be had, before anything is asked for: once for all series of which it is the same."""
+        told: dict[tuple[str, str, int], list[tuple[SeriesId, int]]] = {}
+        for job in jobs:
+            if job.report.error is not None or job.reach is None:
+                continue
+            series, ledger = job.series, await self.ledger(job.series)
+            gone = out_of_reach(job, ledger) - ledger.fact_ranges(State.OUT_OF_REACH)
+            if gone:
+                lost = sum(series.frame.count(part.since, part.until) for part in gone)
+                told.setdefault((series.exchange, series.timeframe, job.reach), []).append((series, lost))
+        for (exchange, timeframe, reach), found in told.items():
+            many = f" of {len(found):,} series" if len(found) > 1 else ""
             self.progress.note(
-                series,
-                f"{series.exchange} gives no candle from before {iso(job.reach)}: {lost:,} are out of reach",
+                None if many else found[0][0],
+                f"{exchange} gives no {timeframe} candle from before {iso(reach)}: {sum(lost for _, lost in found):,}{many} are"
+                " out of reach",
             )
 
     def _tell_unit(self, series: SeriesId, unit: str) -> None:

@@ -316,11 +316,23 @@ async def _walk_a_day(
 def test_nothing_is_told_where_the_profile_holds(
     name: str, source: Callable[..., Source], walk: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Days of candles of a busy market and of a quiet one show nothing that the shipped profile does not say."""
+    """A run over busy, quiet and young markets, short and long timeframes, shows nothing that the shipped profile does not say."""
+    symbols = [BTC, "ETH/USDT", "LTC/USDT", "ZEC/BNB", "IO/USDT"]
+    if name == "binanceusdm":
+        symbols = [SWAP, "ETH/USDT:USDT", "SOL/USDT:USDT", "IO/USDT:USDT"]
+    elif name in HAS_SWAPS:
+        symbols += [SWAP, "IO/USDT:USDT"]
+
+    async def run() -> None:
+        async with source(name) as one:
+            for symbol in symbols:
+                for timeframe, length in (("1m", 2 * DAY), ("1h", 90 * DAY), ("1d", 900 * DAY)):
+                    span = TimeRange(CURRENT - length, CURRENT - HOUR)
+                    walked = await walk(one, SeriesId(name, symbol, timeframe), span, settle=0)
+                    assert walked.error is None
+
     with caplog.at_level(logging.WARNING):
-        symbols = (SWAP, "IO/USDT:USDT") if name == "binanceusdm" else (BTC, "ZEC/BNB")
-        for symbol in symbols:
-            asyncio.run(_walk_a_day(source, walk, name, symbol))
+        asyncio.run(run())
     assert [record.getMessage() for record in caplog.records if "profile" in record.getMessage()] == []
 
 

@@ -106,7 +106,9 @@ class Observed:
         first, last = (
             (int(times[0]), int(times[-1])) if order == "ascending" else (int(times[-1]), int(times[0]))
         )
-        if since == frame.floor(since):
+        depth = habits.reach(frame)
+        oldest = 0 if depth is None else frame.add(frame.floor(now), FRESH - depth)
+        if since == frame.floor(since) and since >= oldest:
             seen.at_since += first == since
             seen.behind += first == frame.next(since)
         holes = int((np.abs(steps) != frame.fixed_ms).sum())
@@ -116,7 +118,6 @@ class Observed:
         self._size(
             seen, habits, frame, len(times), first, last, since=since, limit=limit, now=now, holes=holes
         )
-        depth = habits.reach(frame)
         if depth is not None and habits.depth_is_time and first < frame.add(frame.floor(now), -depth - 2):
             seen.deeper.add(first)
             seen.oldest = min(seen.oldest or first, first)
