@@ -35,6 +35,8 @@ OTHERWISE: dict[tuple[str, str, str], tuple[Any, str]] = {
     ),
     ("mexc", "spot", "end"): ("inclusive", "endTime is excluded, and ccxt adds 1 ms"),
 }
+#: Seeds with which a wrong habit was once learnt.
+FAULT_SEEDS = {"okx": 18, "kraken": 111, "coinbase": 17, "mexc": 18}
 #: What cannot be told of the local exchange, and why.
 UNTOLD: dict[tuple[str, str], str] = {
     ("kucoin", "end"): "ccxt ignores `until` next to `since`",
@@ -153,10 +155,10 @@ def test_learns_the_shipped_facts(bench: Bench, name: str) -> None:
         assert one.value("finality") == 10.0
 
 
-@pytest.mark.parametrize("seed", [10, 18])
 @pytest.mark.parametrize("name", list(SHAPES))
-def test_faults_teach_nothing_wrong(bench: Bench, name: str, seed: int) -> None:
+def test_faults_teach_nothing_wrong(bench: Bench, name: str) -> None:
     """With one answer in ten broken, a probe learns the same or nothing, and sends no more requests."""
+    seed = FAULT_SEEDS.get(name, 10)
     print(f"fault seed {seed}")
     banned = False
     probed: Probed | None = None

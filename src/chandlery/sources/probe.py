@@ -213,6 +213,7 @@ class _Prober:
             frames = [short, *(f for f in self._longer() if f.nominal_ms > short.nominal_ms)]
             back = recent is not None and recent.begin == recent.confirmed.ask.since and recent.rows >= RECENT
             past = Past(symbol, frames, life, looks, min(page.rows for page in pages), recent=back)
+            past.in_progress = found["in_progress"].value is True
             found["depth"], found["depth_by"] = await tell_depth(asker, past, self._earlier("depth", short))
         found["heeds_limit"] = tell_heeds_limit(asker.seen[begun:], learning.value("window"))
         differ = "recent" not in found

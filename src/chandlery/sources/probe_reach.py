@@ -188,7 +188,8 @@ async def tell_recent(
 @dataclass(slots=True)
 class Past:
     """What is known before the depth is asked for: `frames` from the shortest on, `looks` at the longest one, how many
-    candles one answer holds, and whether one came that begins RECENT candles back.
+    candles one answer holds, whether one came that begins RECENT candles back, and whether the last row is the candle in
+    progress.
     """
 
     symbol: str
@@ -197,6 +198,7 @@ class Past:
     looks: Sequence[Seen]
     rows: int
     recent: bool = False
+    in_progress: bool = False
 
 
 async def tell_depth(asker: ProbeAsker, past: Past, hint: int = 0) -> tuple[Finding, Finding]:
@@ -266,7 +268,10 @@ async def _age_of_first(
     for earlier in (500, 5000):
         seen = await asker.ask(Ask(past.symbol, frame, frame.add(first, -earlier), FEW))
         found.note(seen)
-        ages.append(frame.count(seen.first, asker.current(frame)) + 1 if seen.count else 0)
+        now = asker.current(frame)
+        if past.in_progress and seen.last >= frame.add(now, -1):
+            now = seen.last  # a minute may have ended since the answer
+        ages.append(frame.count(seen.first, now) + 1 if seen.count else 0)
     # Time goes on between two asks.
     return min(ages) if min(ages) > 1 and abs(ages[0] - ages[1]) <= 1 else None
 
