@@ -12,7 +12,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from chandlery.backfill import Backfill, Want
+from chandlery.backfill import PAGES_A_WALK, Backfill, Want, _parts
 from chandlery.candle import CandlePage, SeriesId
 from chandlery.errors import ExchangeError, SeriesLocked, StoreUnreadable, UnknownSymbol, UsageError
 from chandlery.exchange import ExchangeSettings, Faults, LocalExchange, parse_fault
@@ -247,7 +247,8 @@ def test_cancelled_run_goes_on_where_it_stopped(exchange: LocalExchange, tmp_pat
         before = klines(exchange)
         report = run(exchange, store, [Want(series, since, until)])
         assert report.ok
-        assert store_pages() <= (report.series[0].written / 999) + 3
+        missing = sum(gap.state is State.MISSING for gap in verdict.account.gaps)
+        assert store_pages() <= (report.series[0].written / 999) + 3 + 2 * missing
         assert store.candles(series).equals(exchange.truth("BTC/USDT", "5m", since, until))
 
 
@@ -436,3 +437,19 @@ def test_plan_asks_for_no_candle_and_writes_nothing(exchange: LocalExchange, tmp
     assert not (tmp_path / "candles").exists()
     assert planned.requests == 3
     assert planned.series[0].ranges[0].range.until == HOURLY.frame.ceil(NOW - 10 * DAY)
+
+
+@pytest.mark.parametrize("slots", [1, 998, 999, 40_000, 261_640, 5_000_003])
+@pytest.mark.parametrize("walks", [1, 8, 32])
+def test_parts_cost_no_request(slots: int, walks: int) -> None:
+    """A long range is cut into whole pages less the overlap, large parts first; nothing is left out or there twice."""
+    frame, fresh = HOURLY.frame, 999
+    begin = frame.floor(NOW) - slots * HOUR
+    parts = list(_parts(TimeRange(begin, frame.floor(NOW)), frame, -(-slots // fresh), lambda: walks))
+    assert [part.since for part in parts] == [begin, *(part.until for part in parts[:-1])]
+    assert parts[-1].until == frame.floor(NOW)
+    sizes = [frame.count(part.since, part.until) for part in parts]
+    assert sizes[:-1] == sorted(sizes[:-1], reverse=True)
+    least = -(-slots // fresh)
+    assert sum(-(-(size + 1) // fresh) for size in sizes) <= 1.01 * least + 1
+    assert len(parts) >= min(walks, least // (PAGES_A_WALK + 1))

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import itertools
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
 
@@ -30,7 +29,7 @@ from chandlery.report import (
 )
 from chandlery.sources.base import Beginning, Source
 from chandlery.stores.base import Ask, NoFact, Page, SeriesFact, Store, Written, pieces
-from chandlery.timeframe import DAY
+from chandlery.timeframe import DAY, Timeframe
 from chandlery.timerange import RangeSet, TimeRange
 from chandlery.validate import check_rows
 from chandlery.wanted import Job, Want, Wanted, aside, in_reach, is_early, out_of_reach
@@ -38,10 +37,12 @@ from chandlery.when import iso
 
 log = logging.getLogger("chandlery.backfill")
 
-#: Walks under way at once over all series: enough to hide the latency of any exchange, few enough to stay polite.
-WALKS = 8
-#: Slots that one walk should have at least before a range is split: splitting costs an overlap candle each time.
-SLOTS_A_WALK = 20_000
+#: Walks under way at once over all series: as many as there may be requests in flight to one host.
+WALKS = 32
+#: Pages that a part of a range has at least: the last ones end together, and a part may cost a look at where it begins.
+PAGES_A_WALK = 4
+#: Slots from which on it is worth asking where a market begins.
+SLOTS_WORTH_LISTING = 20_000
 #: How often a run that waits for another writer of a series looks whether it may go on.
 LOCK_TRY_SECONDS = 0.2
 #: Doubted slots so close together are asked for in one range: one answer of any exchange holds so many candles.
@@ -77,6 +78,7 @@ class Backfill:
         self.doubt_absent = doubt_absent
         self.progress: Progress = progress or Silent()
         self._walks = asyncio.Semaphore(WALKS)
+        self._filling = 1  # series under way
         self._wanted = Wanted(
             source, store, self.progress, settle=self.settle, recheck=recheck, repair=repair
         )
@@ -92,11 +94,12 @@ class Backfill:
         now = await self.source.now()
         jobs = await self._wanted.jobs(wants, now)
         door = Door(self.store)
+        sound = [job for job in jobs if job.report.error is None]
+        self._filling = max(1, len(sound))
         try:
             async with asyncio.TaskGroup() as group:
-                for job in jobs:
-                    if job.report.error is None:
-                        group.create_task(self._fill(job, now, door))
+                for job in sound:
+                    group.create_task(self._fill(job, now, door))
         finally:
             await asyncio.shield(door.close())
         try:
@@ -146,6 +149,7 @@ class Backfill:
                     f"{job.series} failed: {type(error).__name__}: {error}",
                     hint="please report this with its traceback",
                 )
+        self._filling = max(1, self._filling - 1)
         self.progress.finished(job.report)
 
     async def _fetch(self, job: Job, now: int, door: Door) -> None:
@@ -255,23 +259,29 @@ class Backfill:
         failed: list[DataPipelineError] = []
 
         async def walk(part: TimeRange) -> None:
-            async with self._walks:
-                try:
-                    await self._walk(job, part, now, door)
-                except DataPipelineError as error:
-                    failed.append(error)
+            try:
+                await self._walk(job, part, now, door)
+            except DataPipelineError as error:
+                failed.append(error)
+            finally:
+                self._walks.release()
 
-        parts = [p for r in await self._from_listing(job, now, door) for p in _split(r, job.series)]
+        ranges = [
+            (left, (await self.source.estimate(job.series, left)).requests)
+            for left in await self._from_listing(job, now, door)
+        ]
         async with asyncio.TaskGroup() as group:
-            for part in parts:
-                group.create_task(walk(part))
+            for left, pages in ranges:
+                for part in _parts(left, job.series.frame, pages, lambda: -(-WALKS // self._filling)):
+                    await self._walks.acquire()  # series take turns
+                    group.create_task(walk(part))
         if failed:
             raise failed[0]
 
     async def _from_listing(self, job: Job, now: int, door: Door) -> RangeSet:
         """What is left, without what lies before the listing: worth asking before years are walked."""
         left, frame = job.left, job.series.frame
-        if not left or frame.count(left.since, left.until) < SLOTS_A_WALK:
+        if not left or frame.count(left.since, left.until) < SLOTS_WORTH_LISTING:
             return left
         answered = (await self._wanted.ledger(job.series)).answered_ranges
         if answered and answered.since < left.since:
@@ -346,14 +356,20 @@ def _early(series: SeriesId, part: TimeRange, begin: Beginning, now: int) -> Fac
     )
 
 
-def _split(span: TimeRange, series: SeriesId) -> Iterator[TimeRange]:
-    """A long range in equal parts, as many as there may be walks."""
-    frame = series.frame
+def _parts(span: TimeRange, frame: Timeframe, pages: int, walks: Callable[[], int]) -> Iterator[TimeRange]:
+    """A range in parts for `walks()` walks side by side: large ones first, so that the last ones end together.
+
+    Each part is a whole number of pages less the candle that overlaps, so that splitting costs no request.
+    """
     slots = frame.count(span.since, span.until)
-    parts = max(1, min(WALKS, slots // SLOTS_A_WALK))
-    edges = [frame.add(span.since, slots * n // parts) for n in range(parts)] + [span.until]
-    for since, until in itertools.pairwise(edges):
-        yield TimeRange(since, until)
+    fresh = -(-slots // max(1, pages))
+    begin, left = span.since, slots
+    while left > 0:
+        size = max(PAGES_A_WALK, left // fresh // (2 * walks())) * fresh - 1
+        taken = left if left - size < fresh else size
+        end = frame.add(begin, taken)
+        yield TimeRange(begin, end)
+        begin, left = end, left - taken
 
 
 __all__ = ["Backfill", "PlanReport", "Progress", "RunReport", "SeriesReport", "State", "Want"]

@@ -36,7 +36,8 @@ from chandlery.timeframe import MINUTE
 from chandlery.timerange import RangeSet, TimeRange
 
 EXAMPLES = 2000
-END = NOW // MINUTE * MINUTE
+#: The candle in progress. No longer candle has just closed: one that comes late would hide a market that is younger than it.
+END = NOW // MINUTE * MINUTE + 437 * MINUTE
 #: The classes by how they ask: `since` alone, inclusive (binance) or rounded (bybit); both bounds, inclusive (mexc, coinbase),
 #: exclusive (okx), half-open in seconds (kucoin, gate), from the end back (bitget).
 CLASSES = ("binance", "bybit", "mexc", "okx", "kucoin", "coinbase", "bitget")

@@ -294,7 +294,7 @@ class Edges:
                 if spans:
                     break
             if not spans:
-                return await self._begin_of_the_last()
+                return await self._begin_of_the_last(found if frame == self.frame else [])
             if frame == self.frame:
                 return spans[0][0]
             narrowed = (max(lo, spans[0][0]), min(hi, spans[0][1]))
@@ -302,17 +302,22 @@ class Edges:
                 return await self._begin_of(span)
             lo, hi = narrowed
 
-    async def _begin_of_the_last(self) -> int | None:
+    async def _begin_of_the_last(self, known: list[Span]) -> int | None:
         """The first candle of those that are given without a break, where longer ones go further back.
 
-        Every longer candle is one that ours must be in, if they are given at all: so a hole is no end of what is given.
+        `known` are some that are given. Every longer candle is one that ours must be in, if they are given at all: so a hole is no end of what is given.
         """
         self._left = REQUESTS
-        newest = await self._tolerant(self.frame, self.frame.add(self.now, -LOOKED_BACK))
+        known = known or await self._tolerant(self.frame, self.frame.add(self.now, -LOOKED_BACK))
         guides = [f for f in self.levels[1:] if f.nominal_ms <= LOOKED_BACK * self.frame.nominal_ms]
-        if not newest or not guides:
-            return newest[0][0] if newest else None
-        guide, best = guides[-1], newest[0][0]
+        if not known and guides:
+            # Nothing was traded for a while: what was last may be given all the same.
+            latest = await self._tolerant(guides[-1], self.now - LOOKED_BACK * guides[-1].nominal_ms)
+            last = await self._given_in(latest[-1]) if latest else None
+            known = [] if last is None else [(last, last + 1)]
+        if not known or not guides:
+            return known[0][0] if known else None
+        guide, best = guides[-1], known[0][0]
         while True:
             spans = await self.look(guide, best - LOOKED_BACK * guide.nominal_ms, within=(best, best + 1))
             older = [(a, b) for a, b in spans if a < best]
