@@ -36,7 +36,7 @@ OTHERWISE: dict[tuple[str, str, str], tuple[Any, str]] = {
     ("mexc", "spot", "end"): ("inclusive", "endTime is excluded, and ccxt adds 1 ms"),
 }
 #: Seeds with which a wrong habit was once learnt.
-FAULT_SEEDS = {"okx": 18, "kraken": 111, "coinbase": 17, "mexc": 18}
+FAULT_SEEDS = {"okx": 18, "kraken": 111, "coinbase": 17, "mexc": 18, "gate": 111}
 #: What cannot be told of the local exchange, and why.
 UNTOLD: dict[tuple[str, str], str] = {
     ("kucoin", "end"): "ccxt ignores `until` next to `since`",

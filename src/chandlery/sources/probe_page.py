@@ -60,7 +60,7 @@ async def measure_page(
             ask = Ask(symbol, frame, begin, limit)
             seen = await asker.ask(ask, refusals=1 if limit != large[-1] else 2)
             evidence.append(str(seen))
-            if seen.refused or (seen.count > 1 and begin <= seen.first < end):
+            if seen.refused or (seen.count > 1 and begin <= seen.first < end and not _latest(asker, seen)):
                 break
         if seen.refused:
             continue
@@ -78,11 +78,14 @@ async def _confirmed(asker: ProbeAsker, seen: Seen, evidence: list[str]) -> Page
     symbol, frame, rows = seen.ask.symbol, seen.ask.frame, seen.count
     # A window that is cut off at now does not show whether it loses its head.
     begin = min(seen.first, frame.add(asker.current(frame), -rows - 2))
-    lost_head = False
-    for _ in range(4):
+    lost_head = doubted = False
+    for _ in range(5):
         again = await asker.ask(Ask(symbol, frame, begin, rows))
         evidence.append(str(again))
         if again.count < 2 or not begin <= again.first <= frame.add(begin, 2 * rows):
+            continue
+        if _latest(asker, again) and not doubted:
+            doubted = True
             continue
         late = again.first == frame.next(begin)
         if late and await _gives_its_beginning(asker, again, evidence):
@@ -95,6 +98,12 @@ async def _confirmed(asker: ProbeAsker, seen: Seen, evidence: list[str]) -> Page
         else:
             begin, rows = again.first, again.count
     return None
+
+
+def _latest(asker: ProbeAsker, seen: Seen) -> bool:
+    """Whether an answer that does not begin where it was to begin is the latest candles: `since` may have been ignored."""
+    frame = seen.ask.frame
+    return seen.first > frame.next(seen.ask.since or 0) and seen.last >= frame.add(asker.current(frame), -1)
 
 
 async def _gives_its_beginning(asker: ProbeAsker, page: Seen, evidence: list[str]) -> bool:
