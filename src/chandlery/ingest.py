@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+import time
 from collections import Counter, deque
 from concurrent.futures import Future
 
@@ -23,6 +24,9 @@ log = logging.getLogger("chandlery.ingest")
 
 #: Entries that one commit takes at most: bounds memory and the time that a waiting entry may wait.
 AT_ONCE = 256
+#: Seconds from the beginning of one commit to that of the next while several entries come at a time: what arrives in
+#: between shares one fsync. Who puts one entry after the other waits for nothing.
+APART = 0.010
 #: Pages of one series after which its full partitions are sealed, so that staging stays small in a long run.
 SEAL_EVERY = 64
 
@@ -82,14 +86,21 @@ class Door:
         return done
 
     def _work(self) -> None:
+        together, begun = 0, 0.0
         while True:
             with self._wake:
                 while not self._waiting and not self._closing:
                     self._wake.wait()
+                while together > 1 and not self._closing and len(self._waiting) < AT_ONCE:
+                    left = begun + APART - time.monotonic()
+                    if left <= 0:
+                        break
+                    self._wake.wait(left)
                 taken = [self._waiting.popleft() for _ in range(min(AT_ONCE, len(self._waiting)))]
             if not taken:
                 self._seal(list(self._unsealed))
                 return
+            together, begun = len(taken), time.monotonic()
             self._commit([(entry, done) for entry, done in taken if done.set_running_or_notify_cancel()])
 
     def _commit(self, batch: list[tuple[Entry, Future[Written]]]) -> None:

@@ -228,6 +228,14 @@ def arrays_of(frame: pl.DataFrame) -> Arrays:
     return kept
 
 
+def rows_between(frame: pl.DataFrame, first: int, end: int) -> pl.DataFrame:
+    """Rows number `first` up to but not including `end`, with their arrays."""
+    part = frame.slice(first, end - first)
+    kept = arrays_of(frame)
+    keep_arrays(part, kept.times[first:end], kept.values[:, first:end])
+    return part
+
+
 def keep_arrays(frame: pl.DataFrame, times: NDArray[np.int64], values: NDArray[np.float64]) -> Arrays:
     """Let `arrays_of` give these, of which the frame was made."""
     kept = Arrays(times, values)

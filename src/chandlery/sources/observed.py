@@ -114,7 +114,7 @@ class Observed:
         holes = int((np.abs(steps) != frame.fixed_ms).sum())
         seen.holes += holes
         seen.holed += holes > 0
-        seen.flat += bool((rows["volume"] == 0).any())
+        seen.flat += bool((rows["volume"].to_numpy() == 0).any())
         self._size(
             seen, habits, frame, len(times), first, last, since=since, limit=limit, now=now, holes=holes
         )

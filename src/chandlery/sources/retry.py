@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import random
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 from chandlery.errors import DataPipelineError, ExchangeUnavailable, RateLimited
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("chandlery.sources.retry")
 
 T = TypeVar("T")
+
+_DICE = random.Random()  # one for all: to seed another for each request takes as long as to send it
 
 #: Failures of one ask before it is given up, whatever their kinds.
 TRIES = 14
@@ -40,7 +42,7 @@ class Patience:
     failures: int = 0
     down: int = 0
     told: int = 0
-    _dice: random.Random = field(default_factory=random.Random)
+    _dice: random.Random = _DICE
 
     async def failed(self, error: DataPipelineError) -> None:
         """Wait as long as `error` asks for; raise it where waiting will not help."""
