@@ -154,7 +154,18 @@ def test_the_report_has_the_fields_of_fetch_json(pipeline: ch.DataPipeline) -> N
     report = pipeline.fetch_and_store("BTC/USDT", "1h", "2024-05-30", "2024-05-31")
 
     run = {"ok", "seconds", "requests", "retries", "weight", "series", "mirrors"}
-    series = {"exchange", "symbol", "timeframe", "kind", "since", "until", "fetched", "written", "error"}
+    series = {
+        "exchange",
+        "symbol",
+        "timeframe",
+        "kind",
+        "since",
+        "until",
+        "fetched",
+        "written",
+        "error",
+        "volume_unit",
+    }
     assert set(report) == run | series | set(SLOTS)
     assert all(getattr(report, key) == report[key] for key in report)
     assert (report.ok, report["symbol"], report.error) == (True, "BTC/USDT", None)

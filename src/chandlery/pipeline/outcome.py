@@ -14,7 +14,8 @@ class FetchReport(Mapping[str, Any]):
 
     Its keys, which are attributes too, are those of `chandlery fetch --json`: of the run (ok, seconds, requests,
     retries, weight, series, mirrors) and of its one series (exchange, symbol, timeframe, kind, since, until, fetched, written,
-    absent, missing, pending, quarantined, before_listing, after_end, out_of_reach, error). Times are ISO 8601 UTC.
+    absent, missing, pending, quarantined, before_listing, after_end, out_of_reach, volume_unit, error). Times are ISO 8601
+    UTC.
     """
 
     ok: bool
@@ -39,6 +40,7 @@ class FetchReport(Mapping[str, Any]):
     before_listing: int
     after_end: int
     out_of_reach: int
+    volume_unit: str
     error: dict[str, str] | None
 
     def __init__(self, run: RunReport) -> None:
