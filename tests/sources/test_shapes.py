@@ -224,3 +224,79 @@ def test_redirects_and_floods_are_refused(
     assert traffic.retries >= 2
     assert all(h["User-Agent"].startswith("chandlery/") for h in exchange.headers)
     assert not any("APIKEY" in name.upper() for h in exchange.headers for name in h)
+
+
+def test_rows_beyond_the_limit_are_no_error(
+    tiny: Any, opened: Callable[..., Any], walk: Any, make_klines: Callable[[int, int], Any]
+) -> None:
+    """An exchange that counts both of its bounds in, or knows no limit, gives more rows than asked for: no ask is repeated."""
+    begin = LAST - 3000 * MINUTE
+    exchange = tiny(make_klines(begin, 3001))
+    exchange.answer = lambda query, _: [
+        row for row in exchange.rows if 0 <= row[0] - int(query["startTime"]) <= int(query["limit"]) * MINUTE
+    ]
+
+    async def main() -> Any:
+        async with exchange.serving() as url, opened(url) as source:
+            return await walk(source, BTC, TimeRange(begin + MINUTE, LAST)), source.traffic
+
+    walked, traffic = asyncio.run(main())
+    assert (walked.error, len(walked.times)) == (None, 2999)
+    assert (traffic.retries, traffic.candle_requests) == (0, 3)
+
+
+def test_young_market_of_short_depth(
+    tiny: Any, opened: Callable[..., Any], walk: Any, make_klines: Callable[[int, int], Any]
+) -> None:
+    """What a depth of 720 hides of a market that is younger than a month is out of reach, not before the listing."""
+    exchange = tiny(make_klines(LAST - 3000 * MINUTE, 3001))
+    exchange.answer = lambda query, due: exchange.rows[-720:] if query["interval"] == "1m" else due
+    span = TimeRange(LAST - 2000 * MINUTE, LAST)
+
+    async def main() -> Any:
+        async with exchange.serving() as url, opened(url) as source:
+            return await walk(source, BTC, span)
+
+    walked = asyncio.run(main())
+    assert [fact.state for fact in walked.facts] == [State.OUT_OF_REACH]
+    assert not walked.left(span)
+
+
+def test_late_candle_is_not_absent(
+    tiny: Any, opened: Callable[..., Any], walk: Any, make_klines: Callable[[int, int], Any]
+) -> None:
+    """Where the candle in progress is given and the one that has just closed is not yet, that one is missing, not absent."""
+    begin = LAST - 50 * MINUTE
+    exchange = tiny(without(make_klines(begin, 51), LAST - MINUTE, LAST))
+    span = TimeRange(begin + MINUTE, LAST)
+
+    async def main() -> Any:
+        async with exchange.serving() as url, opened(url) as source:
+            return await walk(source, BTC, span)
+
+    walked = asyncio.run(main())
+    assert (walked.error, walked.facts) == (None, [])
+    assert list(walked.left(span)) == [TimeRange(LAST - MINUTE, LAST)]
+
+
+@pytest.mark.parametrize("habit", ["excludes since", "drops the head"])
+def test_way_of_asking_is_learnt(
+    tiny: Any, opened: Callable[..., Any], walk: Any, make_klines: Callable[[int, int], Any], habit: str
+) -> None:
+    """Answers that lack the candle at `since`, or the head of their window, are wrong for two pages, not for all of them."""
+    begin = LAST - 20_000 * MINUTE
+    exchange = tiny(make_klines(begin, 20_001), page=500, bounded=True)
+    exchange.answer = lambda query, due: (
+        [row for row in due if row[0] > int(query["startTime"])] if habit == "excludes since" else due[-200:]
+    )
+    span = TimeRange(begin + 5 * MINUTE, LAST)
+
+    async def main() -> Any:
+        async with exchange.serving() as url, opened(url, "mexc") as source:
+            return await walk(source, MEXC, span), source.traffic
+
+    walked, traffic = asyncio.run(main())
+    assert walked.error is None
+    assert walked.times == list(range(span.since, LAST, MINUTE))
+    assert traffic.retries <= 10
+    assert traffic.candle_requests <= 1.15 * 20_000 / (498 if habit == "excludes since" else 199) + 25

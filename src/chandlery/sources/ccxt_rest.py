@@ -19,8 +19,8 @@ from chandlery.errors import BadAnswer, ExchangeError, ExchangeRefused, UnknownS
 from chandlery.ledger import Fact, State
 from chandlery.sources.asking import Asker
 from chandlery.sources.base import Beginning, Estimate, Market, Source, Traffic
+from chandlery.sources.beginnings import Beginnings
 from chandlery.sources.ccxt_client import DECLARING, Client
-from chandlery.sources.edges import Edges
 from chandlery.sources.exchange_clock import ExchangeClock
 from chandlery.sources.holes import Usual
 from chandlery.sources.manners import Manners, in_base, market_of, settle_of
@@ -226,9 +226,9 @@ class CcxtRest(Source):
         """The unit of the volumes in `pages`; contracts of linear markets are made base units."""
         return self._manners.volume_unit(series, await self.known(series))
 
-    def _edges(self, series: SeriesId, now: int) -> Edges:
+    def _edges(self, series: SeriesId, now: int) -> Beginnings:
         page = self._manners.page(series, self._markets[series.symbol])
-        return Edges(self._asker, series, self._offered(), now=now, page=page)
+        return Beginnings(self._asker, series, self._offered(), now=now, page=page)
 
     def _hint(self, symbol: str) -> int | None:
         """What ccxt says of the size of a page, which nothing relies on."""

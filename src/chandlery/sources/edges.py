@@ -10,10 +10,9 @@ import logging
 from collections.abc import Callable, Mapping
 
 from chandlery.candle import SeriesId
-from chandlery.errors import BadAnswer, ExchangeRefused
+from chandlery.errors import BadAnswer
 from chandlery.sources.asking import Asker, Rows
-from chandlery.sources.base import Beginning
-from chandlery.timeframe import DAY, Timeframe
+from chandlery.timeframe import Timeframe
 from chandlery.validate import open_times
 from chandlery.when import iso
 
@@ -32,11 +31,8 @@ LOOKED_AT = 100
 LADDER = frozenset({"1m", "5m", "1h", "1d", "1w", "1M"})
 #: Times that a search is made again because a second look contradicts it.
 CHECKS = 4
-#: Requests that one search may cost before it gives up; finding the first candle may cost fewer.
+#: Requests that one search may cost before it gives up.
 REQUESTS = 40
-REQUESTS_BEGINNING = 19
-#: Answers that must agree on the first candle where one of them could be "the latest candles, whatever `since`".
-SUSPICIOUS = 6
 
 
 Span = tuple[int, int]
@@ -238,178 +234,6 @@ class Edges:
                 return found[-1]
             end = begin
         return lo
-
-    # -- the beginning ---------------------------------------------------------------------------------------------
-
-    async def beginning(self) -> Beginning | None:
-        """The first candle that the exchange gives; None if it gives none."""
-        self._left = REQUESTS_BEGINNING
-        first = await self._first_given()
-        if first is None:
-            return None
-        return Beginning(first, deeper=await self._deeper(first))
-
-    async def _deeper(self, first: int) -> bool:
-        """Whether a longer candle ends before the first of ours begins: the exchange once had more of them.
-
-        The next longer timeframe tells it of the last hours, the longest one where both reach equally far back.
-        """
-        for frame in dict.fromkeys((*self.levels[1:2], *self.levels[-1:])):
-            if frame == self.frame:
-                continue
-            begin = first - LOOKED_BACK * frame.nominal_ms
-            spans = await self.look(frame, begin, within=(first, first + 1))
-            slack = DAY if frame.fixed_ms is None else 0
-            if spans[0][1] + slack <= first:
-                return True
-        return False
-
-    async def _first_given(self) -> int | None:
-        """Ask for the first candle straight out, else find it through longer ones; then ask just before it."""
-        for _ in range(CHECKS):
-            first = await self._straight()
-            if first is None:
-                spans = await self._coarse_from_dawn()
-                if not spans:
-                    return None
-                first = spans[0][0] if self.levels[-1] == self.frame else await self._begin_in_reach(spans[0])
-            # An answer that begins before it must begin with it.
-            if first is None or await self._first_of(first, 0) == first:
-                return first
-        raise BadAnswer(f"{self.series}: answers disagree on what the first candle is")
-
-    async def _begin_in_reach(self, span: Span) -> int | None:
-        """The first candle that is given, of a series that a longer candle says to begin in `span`.
-
-        Where shorter candles are given of the last while only, there is none in `span`.
-        """
-        lo, hi = span
-        while True:
-            frame = self._level(hi - lo)
-            spans: list[Span] = []
-            for _ in range(2):
-                begin = lo if frame == self.frame else lo - 2 * frame.nominal_ms
-                found = await self._tolerant(frame, begin)
-                spans = spans or [one for one in found if self._overlaps(frame, one, (lo, hi))]
-                if spans:
-                    break
-            if not spans:
-                return await self._begin_of_the_last(found if frame == self.frame else [])
-            if frame == self.frame:
-                return spans[0][0]
-            narrowed = (max(lo, spans[0][0]), min(hi, spans[0][1]))
-            if narrowed == (lo, hi):
-                return await self._begin_of(span)
-            lo, hi = narrowed
-
-    async def _begin_of_the_last(self, known: list[Span]) -> int | None:
-        """The first candle of those that are given without a break, where longer ones go further back.
-
-        `known` are some that are given. Every longer candle is one that ours must be in, if they are given at all: so a hole is no end of what is given.
-        """
-        self._left = REQUESTS
-        known = known or await self._tolerant(self.frame, self.frame.add(self.now, -LOOKED_BACK))
-        guides = [f for f in self.levels[1:] if f.nominal_ms <= LOOKED_BACK * self.frame.nominal_ms]
-        if not known and guides:
-            # Nothing was traded for a while: what was last may be given all the same.
-            latest = await self._tolerant(guides[-1], self.now - LOOKED_BACK * guides[-1].nominal_ms)
-            last = await self._given_in(latest[-1]) if latest else None
-            known = [] if last is None else [(last, last + 1)]
-        if not known or not guides:
-            return known[0][0] if known else None
-        guide, best = guides[-1], known[0][0]
-        while True:
-            spans = await self.look(guide, best - LOOKED_BACK * guide.nominal_ms, within=(best, best + 1))
-            older = [(a, b) for a, b in spans if a < best]
-            before = best
-            lowest, highest = -1, len(older)  # not given, given
-            while highest - lowest > 1:
-                middle = (lowest + highest) // 2 if lowest >= 0 else 0
-                given = await self._given_in(older[middle])
-                if given is None:
-                    lowest = middle
-                else:
-                    highest, best = middle, min(best, given)
-                if middle == 0 and given is not None:
-                    break
-            if highest > 0 or best == before:
-                return best
-
-    async def _given_in(self, span: Span) -> int | None:
-        """The first candle that is given inside a longer one, None if there is none."""
-        for _ in range(2):
-            found = [a for a, _ in await self._tolerant(self.frame, span[0]) if span[0] <= a < span[1]]
-            if found:
-                return found[0]
-        return None
-
-    async def _straight(self) -> int | None:
-        """The first candle by `since` = 0, where the exchange answers that with its first ones."""
-        agreed: dict[int, int] = {}
-        for _ in range(2 * SUSPICIOUS):
-            try:
-                spans = await self.look(self.frame, 0, limit=5)
-            except ExchangeRefused:
-                return None  # some call a range from 1970 on a bad request
-            if not spans:
-                return None
-            first = spans[0][0]
-            agreed[first] = agreed.get(first, 0) + 1
-            # The latest candles, whatever `since`, look like the first ones of a market that has just begun.
-            suspicious = spans[-1][1] >= self.now - 3 * self.frame.nominal_ms
-            if agreed[first] >= (SUSPICIOUS if suspicious else 1):
-                return first
-        return None
-
-    async def _coarse_from_dawn(self) -> list[Span]:
-        """The first candles at the longest timeframe: those of the last while, unless there are older ones.
-
-        Older ones are asked for straight from the dawn, or else found by halving the time since then.
-        """
-        best: list[Span] = []
-        for frame in reversed(
-            [level for level in self.levels if level.nominal_ms >= DAY] or self.levels[-1:]
-        ):
-            # Some exchanges bound the time that one answer covers, whatever the timeframe: the next shorter one will do.
-            best = await self._tolerant(frame, self.now - frame.nominal_ms * LOOKED_BACK)
-            if best:
-                del self.levels[self.levels.index(frame) + 1 :]
-                break
-        frame = self.levels[-1]
-        length = frame.nominal_ms * LOOKED_BACK
-        if best:
-            older = await self._older(frame, best, length)
-            if not older:
-                return best
-            best = older
-        for since in (DAWN, DAWN - length // 2):
-            spans = await self._tolerant(frame, since)
-            if spans:
-                return spans
-        if not best:
-            return []
-        lo, hi = DAWN, best[0][0]  # nothing begins in [DAWN, lo + length)
-        while hi - lo > length:
-            middle = (lo + hi) // 2
-            spans = await self._tolerant(frame, middle)
-            if spans and spans[0][0] < best[0][0]:
-                best, hi = spans, min(middle, spans[0][0])
-            else:
-                lo = middle + length if not spans else middle
-        return await self._older(frame, best, length) or best
-
-    async def _older(self, frame: Timeframe, best: list[Span], length: int) -> list[Span]:
-        """The candles from `length` before the first of `best` on, which must show it; none if it is the first."""
-        first = best[0][0]
-        spans = await self.look(frame, first - length, within=(first, first + 1))
-        return spans if spans[0][0] < first else []
-
-    async def _tolerant(self, frame: Timeframe, since: int) -> list[Span]:
-        try:
-            return await self.look(frame, since)
-        except ExchangeRefused as error:
-            log.debug("%s refuses %s from %d: %s", self.series, frame.text, since, error)
-            return []
 
 
 def _spans(rows: Rows, frame: Timeframe) -> list[Span]:
