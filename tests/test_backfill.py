@@ -17,7 +17,7 @@ from chandlery.candle import CandlePage, SeriesId
 from chandlery.errors import ExchangeError, SeriesLocked, StoreUnreadable, UnknownSymbol, UsageError
 from chandlery.exchange import ExchangeSettings, Faults, LocalExchange, parse_fault
 from chandlery.ledger import Fact, State, aligned
-from chandlery.report import PlanReport, RunReport
+from chandlery.report import PlanReport, Progress, RunReport, Silent
 from chandlery.sources import open_source
 from chandlery.stores import open_store
 from chandlery.stores.base import Ask, Page, SeriesFact, Store
@@ -45,15 +45,28 @@ def run(
     recheck: int = DAY,
     repair: bool = False,
     doubt_absent: bool = False,
+    progress: Progress | None = None,
 ) -> RunReport:
     """One run with a source of its own."""
 
     async def fetch() -> RunReport:
         async with open_source("binance", url=exchange.url) as source:
-            backfill = Backfill(source, store, recheck=recheck, repair=repair, doubt_absent=doubt_absent)
+            backfill = Backfill(
+                source, store, recheck=recheck, repair=repair, doubt_absent=doubt_absent, progress=progress
+            )
             return await backfill.run(wants)
 
     return asyncio.run(fetch())
+
+
+class _Told(Silent):
+    """Keeps what a person would be told."""
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+
+    def note(self, series: SeriesId | None, text: str) -> None:
+        self.texts.append(text)
 
 
 def klines(exchange: LocalExchange) -> int:
@@ -111,7 +124,9 @@ def test_fresh_candles_are_asked_again_and_changes_kept(tmp_path: Path) -> None:
             old = store.candles(HOURLY)
         with LocalExchange(ExchangeSettings(clock=clock, weight_limit=0, seed=2)) as after:
             assert run(after, store, [want], recheck=0).series[0].fetched == 0
-            report = run(after, store, [want]).series[0]
+            told = _Told()
+            report = run(after, store, [want], progress=told).series[0]
+            run(after, store, [want], progress=told)
             truth = after.truth("BTC/USDT", "1h", NOW - 10 * DAY, NOW)
         kept = store.candles(HOURLY)
         revisions = store.revisions(HOURLY)
@@ -121,6 +136,10 @@ def test_fresh_candles_are_asked_again_and_changes_kept(tmp_path: Path) -> None:
         assert kept[:-24].equals(old[:-24])
         assert kept[-24:].equals(truth[-24:])
         assert revisions[-1].old == old.row(-1)[1:]
+        # Said by the run that saw it, and by no other.
+        (text,) = told.texts
+        assert text.startswith("24 candles have changed since they were stored")
+        assert "chandlery probe binance" in text
 
 
 def test_long_range_in_several_walks_has_no_seam(exchange: LocalExchange, tmp_path: Path) -> None:

@@ -59,6 +59,7 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
 
     assert {"chandlery/py.typed", "chandlery/__init__.py", "chandlery/cli/main.py"} <= set(names)
+    assert "chandlery/sources/profiles/kraken.toml" in names
     assert [name for name in names if name.endswith("licenses/LICENSE")]
     assert {name.split("/")[0] for name in names} == {
         "chandlery",

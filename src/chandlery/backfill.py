@@ -45,6 +45,8 @@ PAGES_A_WALK = 4
 SLOTS_WORTH_LISTING = 20_000
 #: How often a run that waits for another writer of a series looks whether it may go on.
 LOCK_TRY_SECONDS = 0.2
+#: So many candles of a run must have changed since they were stored before that is told as a habit of the exchange.
+REVISED = 3
 #: Doubted slots so close together are asked for in one range: one answer of any exchange holds so many candles.
 NEAR = 100
 
@@ -102,6 +104,7 @@ class Backfill:
                     group.create_task(self._fill(job, now, door))
         finally:
             await asyncio.shield(door.close())
+        self._tell_revised(sound)
         try:
             await asyncio.to_thread(self.store.still_there)
         except DataPipelineError as error:
@@ -115,6 +118,17 @@ class Backfill:
             weight=traffic.weight - before.weight,
             series=[job.report for job in jobs],
         )
+
+    def _tell_revised(self, jobs: Sequence[Job]) -> None:
+        """Say where several candles were stored before they were final: that is seen at the recheck only."""
+        revised = sum(job.report.revised for job in jobs)
+        if revised >= REVISED:
+            exchange = self.source.exchange
+            self.progress.note(
+                None,
+                f"{revised:,} candles have changed since they were stored (the old values are kept): {exchange} changes them later than"
+                f" {self.settle / 1000:g} s after their end; wait longer with --settle, or learn how long with `chandlery probe {exchange}`",
+            )
 
     async def plan(self, wants: Sequence[Want]) -> PlanReport:
         """What `run` would ask for, without asking for a single candle or writing anything."""
@@ -342,6 +356,7 @@ class Backfill:
     @staticmethod
     def _count(report: SeriesReport, written: Written) -> None:
         report.written += written.new + written.revised
+        report.revised += written.revised
 
 
 def _early(series: SeriesId, part: TimeRange, begin: Beginning, now: int) -> Fact:

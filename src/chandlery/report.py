@@ -26,6 +26,7 @@ class SeriesReport:
     counts: dict[State, int] = field(default_factory=lambda: dict.fromkeys(State, 0))
     error: DataPipelineError | None = None
     volume_unit: str = "base"
+    revised: int = 0  # of those written, candles that were there with other values
 
     @property
     def ok(self) -> bool:
