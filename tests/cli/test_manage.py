@@ -135,6 +135,7 @@ def test_every_command_of_this_issue_is_there() -> None:
             "diff",
             "exchange",
             "demo",
+            "probe",
         ]
     )
 

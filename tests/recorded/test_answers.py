@@ -42,8 +42,11 @@ NOTHING: dict[str, tuple[type[ExchangeError], bool]] = {
         BadAnswer,
         True,
     ),  # the installed class reads the newer API, whose answers are lists of objects
-    "69-modetrade": (ExchangeRefused, False),  # ccxt asks these two with a key and an account,
-    "88-woofipro": (ExchangeRefused, False),  # and chandlery sends none unless it is told to
+    # ccxt asks these two with a key and an account, and chandlery sends none unless it is told to
+    "69-modetrade": (ExchangeRefused, False),
+    "88-woofipro": (ExchangeRefused, False),
+    # ccxt takes the end of its candles for their open time
+    "71-ndax": (ExchangeRefused, False),
 }
 
 FOLDER = os.environ.get("CHANDLERY_RECORDED")

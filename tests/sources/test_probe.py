@@ -29,11 +29,6 @@ OTHERWISE: dict[tuple[str, str, str], tuple[Any, str]] = {
         301,
         "300 intervals with both bounds in it; shipped is what ccxt pages by",
     ),
-    ("kucoin", "linear", "page"): (
-        499,
-        "the local exchange gives 500; ccxt's window of 500 holds 501 and loses its head",
-    ),
-    ("mexc", "spot", "end"): ("inclusive", "endTime is excluded, and ccxt adds 1 ms"),
 }
 #: Seeds with which a wrong habit was once learnt.
 FAULT_SEEDS = {"okx": 18, "kraken": 111, "coinbase": 17, "mexc": 18, "gate": 111}

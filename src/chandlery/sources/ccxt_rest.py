@@ -36,6 +36,8 @@ from chandlery.when import iso
 
 log = logging.getLogger("chandlery.sources.ccxt_rest")
 
+#: Exchanges whose candles ccxt takes for others, and in what.
+MISREAD = {"ndax": "ccxt takes the end of each for its open time"}
 #: Times that a walk is begun again because what it began with has slipped out of reach.
 SLIPS = 3
 #: Candles asked for once a run from before those that an exchange is known to give.
@@ -98,6 +100,11 @@ class CcxtRest(Source):
             raise ExchangeRefused(
                 f"{exchange_id} gives no candles through ccxt",
                 hint="choose another exchange; ccxt's `has` lists them",
+            )
+        if exchange_id in MISREAD:
+            raise ExchangeRefused(
+                f"candles of {exchange_id} cannot be trusted: {MISREAD[exchange_id]}",
+                hint="choose another exchange (docs/exchanges.md, what recorded answers showed)",
             )
         if not declares:
             pacer.unit_ms = float(self.client.ccxt.rateLimit)
