@@ -22,8 +22,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import seed as hypothesis_seed
 
+from chandlery.anchors import forget_learnt
 from chandlery.candle import SeriesId
-from chandlery.errors import BadAnswer
+from chandlery.errors import BadAnswer, ExchangeRefused
 from chandlery.ledger import State
 from chandlery.sources import open_source
 from chandlery.sources.profile import Habits, Profile
@@ -31,8 +32,8 @@ from chandlery.sources.profile_book import ProfileBook
 from chandlery.testing.clock import VirtualClock
 from chandlery.testing.source_contract import NOW
 from chandlery.testing.source_habits import TrueHabits
-from chandlery.testing.source_scenes import Said, Scene, SceneExchange, walk
-from chandlery.timeframe import MINUTE
+from chandlery.testing.source_scenes import Said, Scene, SceneExchange, same_bits, walk
+from chandlery.timeframe import DAY, MINUTE, MONDAY, WEEK
 from chandlery.timerange import RangeSet, TimeRange
 
 EXAMPLES = 2000
@@ -112,7 +113,7 @@ class Asked:
     said: Said
     candles: pl.DataFrame  # all closed candles from the span's beginning to now
     settle: int
-    page: int  # candles that were asked for at once
+    planned: int  # requests that the source expected to need
 
 
 def ask(case: Case, state: Path, series: SeriesId, span: TimeRange) -> Asked:
@@ -130,11 +131,21 @@ def ask(case: Case, state: Path, series: SeriesId, span: TimeRange) -> Asked:
                 settle = round(source.settle_seconds * 1000)
                 said = await walk(source, series, span, now=moment)
                 candles = exchange.truth("BTC/USDT", series.timeframe, span.since, END)
-                slots = series.frame.count(span.since, span.until)
-                plain = await source.estimate(series, span)
-                return Asked(said, candles, settle, math.ceil(slots / max(1, plain.requests)))
+                return Asked(said, candles, settle, (await source.estimate(series, span)).requests)
 
         return asyncio.run(main())
+
+
+def most_requests(case: Case, asked: Asked, shown: int) -> int:
+    """1.15 times the least and 25, and a bounded number for what is unusual: each long hole, what must first be learnt of
+    the exchange because no profile tells it, and a market of which nothing at all is shown.
+    """
+    slots = asked.said.series.frame.count(asked.said.span.since, asked.said.span.until)
+    least = max(asked.planned, math.ceil(slots / (case.habits.page - 1 - case.habits.begin_excluded)))
+    long = sum(hole.until - hole.since >= 90 * MINUTE for hole in case.scene.holes)
+    hidden = bool(case.habits.depth) and not (case.believed and case.believed.depth)
+    strange = case.habits.begin_excluded or case.habits.keeps == "newest"
+    return math.floor(1.15 * least) + 25 + 15 * long + 20 * (hidden + strange + (not shown))
 
 
 def check(case: Case, state: Path) -> None:
@@ -166,6 +177,7 @@ def check(case: Case, state: Path) -> None:
             hidden = [one for one in hidden if one > case.habits.depth + 8]
         assert not hidden, f"there, and called {fact.state}: {hidden[:9]} minutes ago"
         assert fact.state is not State.AFTER_END or case.scene.delisted
+    assert said.requests <= most_requests(case, asked, len(shown))
     # Only what nothing follows may be left unsaid.
     last = int(shown[-1]) if len(shown) else 0
     settled = RangeSet.of(0, frame.floor(now - asked.settle))
@@ -193,3 +205,29 @@ def test_any_exchange(seed: int, proven_count: Callable[[int], int], tmp_path: P
             check(case, Path(folder))
 
     hold()
+
+
+@pytest.mark.parametrize("day", range(7))
+def test_weeks_of_any_day(day: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weeks that begin on any day come out exactly where a profile tells the day; where none does, they are refused."""
+    habits, scene = TrueHabits(week=day * DAY), Scene("BTC/USDT", END - 200 * WEEK, seed=1)
+    for known in (True, False):
+        state = tmp_path / str(known)
+        monkeypatch.setenv("CHANDLERY_STATE", str(state))
+        believed = Habits(page=1000)
+        anchors = {"1w": day * DAY} if known else {}
+        ProfileBook(state).save(Profile("binance", {"spot": believed}, anchors=anchors, origin="probed"))
+        forget_learnt()
+        series = SeriesId("binance", "BTC/USDT", "1w")
+        last = series.frame.floor(END)
+        span = TimeRange(series.frame.add(last, -150), last)
+        asked = ask(Case("binance", habits, None, scene, 0, 0, 30), state, series, span)
+        if known or day == MONDAY // DAY:
+            assert asked.said.error is None
+            assert same_bits(asked.said.candles, asked.candles.head(150))
+            assert not asked.said.missing
+        else:
+            assert isinstance(asked.said.error, ExchangeRefused)
+            assert asked.said.error.hint
+            assert asked.said.candles.is_empty()
+    forget_learnt()

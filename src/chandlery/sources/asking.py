@@ -34,7 +34,7 @@ log = logging.getLogger("chandlery.sources.asking")
 SAME_DEFECTS = 6
 #: So many answers must agree on the last row of an answer before it is believed without a candle after it.
 AGREE_AT_END = 3
-#: Pages that must have come right in one way of asking, and not in the usual one, before it becomes the usual one.
+#: Answers that must have come right in one way of asking, and not in the usual one, before it becomes the usual one.
 LEARNT = 2
 #: So few candles fit into one answer of any exchange.
 SMALL = 100
@@ -128,12 +128,12 @@ class Approach:
     """How an exchange must be asked so that its answers hold the candle that they are to begin with; learnt as it goes.
 
     Some exchanges leave out the candle at `since`: then an earlier beginning finds it. Some drop the head of a window that
-    holds more than they give at once: then a smaller page does. What worked for two different pages is kept.
+    holds more than they give at once: then a smaller page does. What worked twice is kept.
     """
 
     shift: int = 0
     most: int = NO_LIMIT
-    _seen: dict[tuple[int, int], set[int]] = field(default_factory=dict)
+    _worked: Counter[tuple[int, int]] = field(default_factory=Counter)
 
     def window(self, attempt: int, rows: int) -> tuple[int, int]:
         """How many candles earlier to begin, and how many to ask for at most, at the n-th attempt.
@@ -150,13 +150,12 @@ class Approach:
             return 1, min(self.most, rows - 1)
         return (1, self.most) if attempt < 5 else (2, min(self.most, SMALL))
 
-    def worked(self, shift: int, most: int, since: int) -> None:
-        """Note that the page from `since` on held its anchor when asked for like that, and in no other way."""
-        places = self._seen.setdefault((shift, most), set())
-        places.add(since)
-        if len(places) >= LEARNT:
+    def worked(self, shift: int, most: int) -> None:
+        """Note that an answer held its anchor when asked for like that, and did not as usual."""
+        self._worked[shift, most] += 1
+        if self._worked[shift, most] >= LEARNT:
             self.shift, self.most = shift, most
-            self._seen.clear()
+            self._worked.clear()
             log.debug("pages are asked for %d candles earlier, and of %d candles at most", shift, most)
 
 
@@ -221,7 +220,7 @@ class Asker:
                     headless.append(_headless(answer, anchor, grid, wanted))
                 _check_anchor(series, answer, anchor)
                 if rows and 2 <= attempt < 5:
-                    approach.worked(shift, room, since)
+                    approach.worked(shift, room)
                 if not settled:
                     bad = answer.rejected or answer.tail
                     raise BadAnswer(f"{series}: {len(bad)} bad rows: {bad[0].reason}")

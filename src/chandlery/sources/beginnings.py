@@ -31,9 +31,9 @@ class Beginnings(Edges):
     async def _deeper(self, first: int) -> bool:
         """Whether a longer candle ends before the first of ours begins: the exchange once had more of them.
 
-        The next longer timeframe tells it of the last hours, the longest one where both reach equally far back.
+        The next longer timeframes tell it of the last hours and days, the longest one where they reach equally far back.
         """
-        for frame in dict.fromkeys((*self.levels[1:2], *self.levels[-1:])):
+        for frame in dict.fromkeys((*self.levels[1:3], *self.levels[-1:])):
             if frame == self.frame:
                 continue
             begin = first - LOOKED_BACK * frame.nominal_ms

@@ -127,7 +127,7 @@ class Steps:
         while holes and looks and not rows.strays:
             start = self._candle_before(rows, holes.first[0])
             anchor = None if start is None else self._anchor_of(rows, start)
-            other = await self._ask(rows.since if start is None else start, anchor)
+            other = await self._ask(rows.since if start is None else start, anchor, room=rows.limit)
             since = max(self.done, other.since if start is None else start)
             same = self._agree(rows, other, since)
             if other.last is not None and other.last > since:

@@ -88,7 +88,9 @@ class Walk(Steps):
                 anchor = going
             elif anchor.alone > 1:
                 await self._pause(anchor.alone)
-            rows = await self._ask(anchor.open, anchor)
+            # Where nothing came behind the last candle, a whole page shows what lies behind the end of the range.
+            room = self.page(anchor.open) if anchor.alone else 0
+            rows = await self._ask(anchor.open, anchor, room=room)
 
     def _ended_with(self, anchor: Anchor) -> bool:
         """Whether so many answers ended with the anchor that what follows must be looked for elsewhere."""
@@ -205,7 +207,7 @@ class Walk(Steps):
                     return False
                 across += has_candle(rows.good, anchor.open)
             else:
-                rows = await self._ask(anchor.open, anchor)
+                rows = await self._ask(anchor.open, anchor, room=self.page(anchor.open))
                 if (rows.last or 0) > anchor.open or rows.rejected or rows.tail:
                     return False
             if anchor.alone >= enough or across >= looks:
