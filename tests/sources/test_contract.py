@@ -60,7 +60,7 @@ SPOT: Mapping[str, Mapping[str, Any]] = {
     "coinbase": {"page": 300, "bounded": True, "timeframes": ("5m", "1h", "1d")},
     "kucoin": {"page": 1500, "bounded": True},
     "mexc": {"page": 500, "bounded": True},
-    "bitget": {"page": 200, "bounded": True},
+    "bitget": {"page": 1000, "pages": 40, "bounded": True},
     "gate": {"page": 1000, "depth": 10_000, "bounded": True, "timeframes": ("5m", "1h", "1d", "1w")},
 }
 SWAPS: Mapping[str, Mapping[str, Any]] = {
@@ -68,9 +68,9 @@ SWAPS: Mapping[str, Mapping[str, Any]] = {
     "binanceusdm": {"page": 499, "keeps_ended": True},
     "bybit": {"page": 1000},
     "okx": {"page": 100, "bounded": True},
-    "kucoin": {"page": 200, "bounded": True, "timeframes": ("5m", "1h", "1d", "1w")},
+    "kucoin": {"page": 499, "bounded": True, "timeframes": ("5m", "1h", "1d", "1w")},
     "mexc": {"page": 2000},
-    "bitget": {"page": 200, "bounded": True},
+    "bitget": {"page": 1000, "pages": 40, "bounded": True},
     "gate": {"page": 1999, "depth": 10_000, "bounded": True, "timeframes": ("5m", "1h", "1d", "1w")},
 }
 

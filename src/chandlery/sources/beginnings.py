@@ -23,6 +23,7 @@ class Beginnings(Edges):
     async def beginning(self) -> Beginning | None:
         """The first candle that the exchange gives; None if it gives none."""
         self._left = REQUESTS_BEGINNING
+        self._longest: list[Span] = []  # the first candles of the longest timeframe, once they were looked for
         first = await self._first_given()
         if first is None:
             return None
@@ -37,7 +38,8 @@ class Beginnings(Edges):
             if frame == self.frame:
                 continue
             begin = first - LOOKED_BACK * frame.nominal_ms
-            spans = await self.look(frame, begin, within=(first, first + 1))
+            known = self._longest if frame == self.levels[-1] else []
+            spans = known or await self.look(frame, begin, within=(first, first + 1))
             slack = DAY if frame.fixed_ms is None else 0
             if spans[0][1] + slack <= first:
                 return True
@@ -48,7 +50,7 @@ class Beginnings(Edges):
         for _ in range(CHECKS):
             first = await self._straight()
             if first is None:
-                spans = await self._coarse_from_dawn()
+                self._longest = spans = await self._coarse_from_dawn()
                 if not spans:
                     return None
                 first = spans[0][0] if self.levels[-1] == self.frame else await self._begin_in_reach(spans[0])
