@@ -468,3 +468,13 @@ def test_what_a_fault_shows_once_is_not_told() -> None:
     ]
     seen.tell()
     assert seen.differences() == []
+
+
+def test_every_answer_that_is_no_full_page_is_looked_at_and_few_of_a_long_walk() -> None:
+    """Of thousands of full pages every sixteenth is looked at after the first thirty, of each series by itself."""
+    seen = Observed("x")
+
+    assert sum(seen.wants(BTC, "1m", 1000, 1000) for _ in range(30 + 16 * 100)) == 130
+    assert all(seen.wants(BTC, "1m", 999, 1000) for _ in range(100))
+    assert all(seen.wants(BTC, "1h", 1000, 1000) for _ in range(30))
+    assert all(seen.wants("ETH/USDT", "1m", 1000, 1000) for _ in range(30))

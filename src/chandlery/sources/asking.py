@@ -19,7 +19,7 @@ from chandlery.sources.ccxt_client import Client
 from chandlery.sources.ccxt_rows import rows_for, rows_to_frame
 from chandlery.sources.retry import Patience
 from chandlery.timeframe import WEEK, Timeframe
-from chandlery.validate import OFF_GRID, check_rows, open_times
+from chandlery.validate import OFF_GRID, arrays_of, check_rows, open_times
 from chandlery.when import iso
 
 if TYPE_CHECKING:
@@ -94,6 +94,11 @@ class Rows:
 def open_at(frame: pl.DataFrame, index: int) -> int:
     """Open time of one row, epoch ms."""
     return int(open_times(frame)[index])
+
+
+def values_at(frame: pl.DataFrame, index: int) -> Values:
+    """Open, high, low, close and volume of one row."""
+    return tuple(arrays_of(frame).values[:, index].tolist())
 
 
 def place_of(frame: pl.DataFrame, moment: int) -> int:
@@ -297,7 +302,7 @@ def _check_anchor(series: SeriesId, answer: Rows, anchor: Anchor | None) -> None
             f"{series}: asked from {iso(answer.since)}, the candle of {iso(anchor.open)} that was there is not in the answer",
             hint="the exchange ignores where an answer is to begin, or took a candle back",
         )
-    values: Values = answer.good.row(index)[1:]
+    values = values_at(answer.good, index)
     known = anchor.seen
     anchor.votes[values] += 1
     # An earlier page once more ends with the anchor too, and says nothing of what follows.

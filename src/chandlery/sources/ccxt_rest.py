@@ -122,6 +122,7 @@ class CcxtRest(Source):
         self._loading = asyncio.Lock()
         self._loaded_types: tuple[str, ...] | None = None
         self._beginnings: dict[SeriesId, Beginning | None] = {}
+        self._searching: defaultdict[SeriesId, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._usual: defaultdict[SeriesId, Usual] = defaultdict(Usual)
 
     @property
@@ -192,6 +193,10 @@ class CcxtRest(Source):
         return await self._beginning(series, await self.now())
 
     async def _beginning(self, series: SeriesId, now: int) -> Beginning | None:
+        async with self._searching[series]:  # of many walks one searches
+            return await self._searched(series, now)
+
+    async def _searched(self, series: SeriesId, now: int) -> Beginning | None:
         if series in self._beginnings:
             return self._beginnings[series]
         if (found := await self._oldest_in_reach(series, now)) is not None:
@@ -254,7 +259,7 @@ class CcxtRest(Source):
         if market is None or series.kind != "trade":
             return frame
         habits = self._manners.habits(market)
-        if habits is not None:
+        if habits is not None and self._observed.wants(series.symbol, timeframe, len(frame), limit):
             asked = series.frame if timeframe == series.timeframe else frame_of(self.exchange, timeframe)
             self._observed.saw(
                 str(market.family), habits, asked, frame, since=since, limit=limit, now=self._time.now_ms()

@@ -27,6 +27,8 @@ log = logging.getLogger("chandlery.sources.observed")
 
 #: So many answers must show a thing, and none the contrary, before it is believed.
 SEEN = 3
+#: Answers to the same ask at which is looked, and of those that follow one in so many: habits show in a few.
+LOOKS, ONE_IN = 30, 16
 #: So many holes, without one candle of a time without a trade, say that such candles are left out: an outage makes a few.
 HOLES = 20
 #: Candles at the end of an answer that are too recent to say anything: they may not be there yet.
@@ -77,6 +79,16 @@ class Observed:
         self.exchange = exchange
         self._seen: dict[str, _Seen] = {}
         self._habits: dict[str, Habits] = {}
+        self._answers: Counter[tuple[str, str]] = Counter()
+
+    def wants(self, symbol: str, timeframe: str, rows: int, limit: int) -> bool:
+        """Whether to look at this answer of so many rows, asked for with `limit`: not at all of a long walk.
+
+        At one that is no full page always.
+        """
+        self._answers[symbol, timeframe] += 1
+        count = self._answers[symbol, timeframe]
+        return rows != limit or count <= LOOKS or count % ONE_IN == 0
 
     def saw(
         self,

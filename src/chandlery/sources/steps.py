@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from chandlery.candle import CandlePage, Rejected, SeriesId
 from chandlery.errors import BadAnswer
-from chandlery.sources.asking import SAME_DEFECTS, Anchor, Asker, Rows, joined, open_at, place_of
+from chandlery.sources.asking import SAME_DEFECTS, Anchor, Asker, Rows, joined, open_at, place_of, values_at
 from chandlery.sources.edges import Edges
 from chandlery.sources.holes import LOOKS_LARGE, Holes, Usual, holes_in
 from chandlery.sources.retry import backoff
@@ -120,6 +120,15 @@ class Steps:
 
     async def _confirmed(self, rows: Rows) -> Rows:
         """An answer whose holes may be believed: usual ones, or ones that two answers show."""
+        if not self.usual.known and self._holes(rows):
+            # Of many walks over one series one finds out what is usual there, and the others wait for it.
+            async with self.usual.first:
+                if not self.usual.known:
+                    return await self._looked_at(rows)
+        return await self._looked_at(rows)
+
+    async def _looked_at(self, rows: Rows) -> Rows:
+        """An answer with as many looks at its holes as they need."""
         holes = self._holes(rows)
         looks = 0 if rows.strays else self.usual.looks(holes)
         looked = looks > 0
@@ -160,7 +169,7 @@ class Steps:
 
     def _anchor_of(self, rows: Rows, moment: int) -> Anchor:
         anchor = Anchor(moment)
-        anchor.votes[rows.good.row(place_of(rows.good, moment))[1:]] += 1
+        anchor.votes[values_at(rows.good, place_of(rows.good, moment))] += 1
         return anchor
 
     def _pages(self, rows: Rows) -> Iterator[CandlePage]:
