@@ -7,7 +7,7 @@ profile says otherwise). Months and years go by the calendar in UTC. All times a
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -37,17 +37,17 @@ class Timeframe:
     size: int
     unit: str
     anchor: int = 0
+    #: Length in milliseconds, None for months and years.
+    fixed_ms: int | None = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        unit = _FIXED.get(self.unit)
+        object.__setattr__(self, "fixed_ms", None if unit is None else unit * self.size)
 
     @property
     def text(self) -> str:
         """The usual short form, such as 5m, 1h, 1M."""
         return f"{self.size}{self.unit}"
-
-    @property
-    def fixed_ms(self) -> int | None:
-        """Length in milliseconds, None for months and years."""
-        unit = _FIXED.get(self.unit)
-        return None if unit is None else unit * self.size
 
     @property
     def nominal_ms(self) -> int:

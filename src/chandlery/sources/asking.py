@@ -70,7 +70,8 @@ class Anchor:
 class Rows:
     """The rows of one believed answer: good ones ascending and unique, whatever range they lie in.
 
-    `tail` and `strays` are those of validate.Verdict.
+    `tail` and `strays` are those of validate.Verdict, `first` and `last` the open times of the first and the last good row,
+    None where there is none.
     """
 
     good: pl.DataFrame
@@ -79,16 +80,13 @@ class Rows:
     limit: int
     tail: tuple[Rejected, ...] = ()
     strays: int = 0
+    first: int | None = field(init=False, default=None)
+    last: int | None = field(init=False, default=None)
 
-    @property
-    def first(self) -> int | None:
-        """Open time of the first good row."""
-        return open_at(self.good, 0) if len(self.good) else None
-
-    @property
-    def last(self) -> int | None:
-        """Open time of the last good row."""
-        return open_at(self.good, -1) if len(self.good) else None
+    def __post_init__(self) -> None:
+        times = open_times(self.good)
+        if len(times):
+            self.first, self.last = int(times[0]), int(times[-1])
 
 
 def open_at(frame: pl.DataFrame, index: int) -> int:
@@ -108,8 +106,9 @@ def place_of(frame: pl.DataFrame, moment: int) -> int:
 
 def has_candle(frame: pl.DataFrame, moment: int) -> bool:
     """Whether an ascending frame has a candle open at `moment`."""
-    index = place_of(frame, moment)
-    return index < len(frame) and open_at(frame, index) == moment
+    times = open_times(frame)
+    index = int(times.searchsorted(moment))
+    return index < len(times) and int(times[index]) == moment
 
 
 def joined(rows: Rows, other: Rows, frame: Timeframe) -> Rows:
