@@ -21,6 +21,8 @@ if sys.byteorder != "little":  # pragma: no cover
 
 
 _FEW = 1000  # rows
+#: Bytes that are compressed at a time: a fifth faster than 1 MB, for a hundredth of the size.
+_DATA_PAGE = 128 << 10
 
 
 class Block(NamedTuple):
@@ -141,6 +143,7 @@ def to_parquet(block: Block, metadata: Mapping[str, str]) -> bytes:
         compression_level=19 if small else 2,  # 3 takes longer and saves nothing
         statistics=not small,
         row_group_size=1 << 20,
+        data_page_size=_DATA_PAGE,
         metadata=dict(metadata),
     )
     return buffer.getvalue()

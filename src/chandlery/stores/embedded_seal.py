@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from chandlery.stores.embedded_catalog import Catalogue
 
-_SPARE_PAGES = 512  # of the catalogue that may stay empty after a seal: 2 MB
+_SPARE = 2 << 20  # bytes of the catalogue that may stay empty after a seal
 
 
 def is_complete(ledger: Ledger, parts: Partitioning, part: int) -> bool:
@@ -93,10 +93,15 @@ def _commit(catalogue: Catalogue, row: SeriesRow, part: int, digest: str, block:
 
 
 def give_back_space(catalogue: Catalogue) -> None:
-    """Shrink the catalogue by the pages that sealed candles left empty, where they are many."""
+    """Shrink the catalogue by the pages that sealed candles left empty, where they are most of it.
+
+    Each page that is in use may have to be moved for it, and while more arrives, what is empty is about to be filled.
+    """
     db = catalogue.writer()
-    spare = db.execute("PRAGMA freelist_count").get
-    if spare > _SPARE_PAGES:
+    spare, whole, size = (
+        db.execute(f"PRAGMA {name}").get for name in ("freelist_count", "page_count", "page_size")
+    )
+    if spare * size > _SPARE and spare * 2 > whole:
         with catalogue.transaction():
             for _ in db.execute(f"PRAGMA incremental_vacuum({spare})"):
                 pass
