@@ -27,10 +27,10 @@ from chandlery.errors import (
     UsageError,
 )
 from chandlery.sources import open_source
-from chandlery.sources.ccxt_client import redirect_url
 from chandlery.sources.ccxt_errors import CLASSES, LONGEST_WAIT_MS, Reply, class_of, to_error, wait_told
 from chandlery.sources.ccxt_rows import rows_for, rows_to_frame
 from chandlery.sources.page_layouts import Layouts, cut_page
+from chandlery.sources.redirect import redirect_url
 
 NOW = 1_717_200_030_000
 THEIRS = [c for _, c in inspect.getmembers(ccxt, inspect.isclass) if issubclass(c, ccxt.BaseError)]

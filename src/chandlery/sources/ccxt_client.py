@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
-from urllib.parse import SplitResult, urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
 import aiohttp
 import ccxt.async_support
@@ -37,6 +37,7 @@ from chandlery.sources.ccxt_errors import (
 from chandlery.sources.http_requests import AnswerTooLarge, Requests
 from chandlery.sources.pacing import Host, Pacer, Ticket
 from chandlery.sources.page_layouts import KNOWN, Layouts, PageRows, cut_page, with_rows
+from chandlery.sources.redirect import redirect_url, redirected
 
 log = logging.getLogger("chandlery.sources.ccxt")
 
@@ -94,36 +95,12 @@ def user_agent() -> str:
     return f"chandlery/{own} ccxt/{ccxt.async_support.__version__}"
 
 
-def redirect_url(url: str, base: str) -> str:
-    """`url` with scheme, host and port of `base`, whose path is put in front; the rest is kept.
-
-    A WebSocket URL gets ws or wss, as `base` is http or https. Text that is no absolute URL is returned as it is.
-    """
-    parts, target = urlsplit(url), urlsplit(base)
-    if not parts.scheme or not parts.netloc:
-        return url
-    secure = target.scheme in {"https", "wss"}
-    scheme = ("ws" if parts.scheme in {"ws", "wss"} else "http") + ("s" if secure else "")
-    path = target.path.rstrip("/") + parts.path
-    return urlunsplit(SplitResult(scheme, target.netloc, path, parts.query, parts.fragment))
-
-
 def _lenient_json(text: str) -> Any:
     """JSON that ccxt's fast parser refuses, None if it is none: half a surrogate pair or NaN spoils one row, not all."""
     try:
         return json.loads(text) if text[:1] in ("[", "{") else None
     except (ValueError, RecursionError):
         return None
-
-
-def _redirected(tree: Any, base: str, hostname: str) -> Any:
-    if isinstance(tree, str):
-        return redirect_url(tree.replace("{hostname}", hostname), base)
-    if isinstance(tree, dict):
-        return {key: _redirected(value, base, hostname) for key, value in tree.items()}
-    if isinstance(tree, list):
-        return [_redirected(value, base, hostname) for value in tree]
-    return tree
 
 
 def _current_call() -> Call | None:
@@ -239,7 +216,7 @@ class Client:
         if url:
             self.ccxt.urls = {
                 **self.ccxt.urls,
-                "api": _redirected(self.ccxt.urls.get("api"), url, str(self.ccxt.hostname or "")),
+                "api": redirected(self.ccxt.urls.get("api"), url, str(self.ccxt.hostname or "")),
             }
         self._layouts = Layouts() if exchange_id in KNOWN else None
         self.date = ""  # the Date header of the latest answer

@@ -6,7 +6,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from chandlery.errors import UnknownExchange
-from chandlery.sources.ccxt_client import redirect_url, user_agent
+from chandlery.sources.ccxt_client import user_agent
+from chandlery.sources.redirect import redirect_url
 
 
 def sync_client(exchange_id: str, *, url: str | None = None, api_key: str = "", secret: str = "") -> Any:
