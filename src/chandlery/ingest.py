@@ -12,6 +12,8 @@ import threading
 import time
 from collections import Counter, deque
 from concurrent.futures import Future
+from contextlib import suppress
+from typing import NamedTuple
 
 import numpy as np
 
@@ -33,12 +35,23 @@ SEAL_EVERY = 64
 _NAMES, _TYPES = SCHEMA.names(), SCHEMA.dtypes()
 
 
+_Waiter = tuple[asyncio.AbstractEventLoop, "asyncio.Future[None]"]
+
+
+class _Waiting(NamedTuple):
+    """An entry that waits for its commit, what becomes of it, and who is to be woken then."""
+
+    entry: Entry
+    done: Future[Written]
+    waiter: _Waiter | None
+
+
 class Door:
     """Takes entries for one store, from any thread and any event loop; close it to end its thread."""
 
     def __init__(self, store: Store) -> None:
         self.store = store
-        self._waiting: deque[tuple[Entry, Future[Written]]] = deque()
+        self._waiting: deque[_Waiting] = deque()
         self._wake = threading.Condition()
         self._closing = False
         self._thread: threading.Thread | None = None
@@ -46,7 +59,15 @@ class Door:
 
     async def put(self, entry: Entry) -> Written:
         """Store one entry; returns after its commit. Cancelled while it waits, the entry is dropped whole."""
-        return await asyncio.wrap_future(self.submit(entry))
+        loop = asyncio.get_running_loop()
+        told: asyncio.Future[None] = loop.create_future()
+        done = self._submit(entry, (loop, told))
+        try:
+            await told
+        except asyncio.CancelledError:
+            done.cancel()
+            raise
+        return done.result()
 
     def put_now(self, entry: Entry) -> Written:
         """`put` for callers without an event loop."""
@@ -72,6 +93,9 @@ class Door:
 
     def submit(self, entry: Entry) -> Future[Written]:
         """Hand one entry in and go on; its future is done after its commit. Entries are committed in this order."""
+        return self._submit(entry, None)
+
+    def _submit(self, entry: Entry, waiter: _Waiter | None) -> Future[Written]:
         if isinstance(entry, Page):
             _guard(entry.page)
         done: Future[Written] = Future()
@@ -81,7 +105,7 @@ class Door:
             if self._thread is None:
                 self._thread = threading.Thread(target=self._work, name="chandlery-writer", daemon=True)
                 self._thread.start()
-            self._waiting.append((entry, done))
+            self._waiting.append(_Waiting(entry, done, waiter))
             self._wake.notify()
         return done
 
@@ -101,25 +125,27 @@ class Door:
                 self._seal(list(self._unsealed))
                 return
             together, begun = len(taken), time.monotonic()
-            self._commit([(entry, done) for entry, done in taken if done.set_running_or_notify_cancel()])
+            batch = [one for one in taken if one.done.set_running_or_notify_cancel()]
+            self._commit(batch)
+            _tell(batch)
+            self._seal([series for series, pages in self._unsealed.items() if pages >= SEAL_EVERY])
 
-    def _commit(self, batch: list[tuple[Entry, Future[Written]]]) -> None:
+    def _commit(self, batch: list[_Waiting]) -> None:
         """Commit a batch; if the store refuses it, each entry alone, so that one bad entry spoils no other."""
         try:
-            written = self.store.write([entry for entry, _ in batch]) if batch else []
+            written = self.store.write([one.entry for one in batch]) if batch else []
         except Exception as error:  # noqa: BLE001 - whatever it is, who waits must hear of it
             if len(batch) == 1:
-                batch[0][1].set_exception(_as_ours(error))
+                batch[0].done.set_exception(_as_ours(error))
                 return
             for one in batch:
                 self._commit([one])
             return
-        for (entry, done), result in zip(batch, written, strict=True):
+        for (entry, done, _), result in zip(batch, written, strict=True):
             # A series that was merely asked counts too: an earlier run may have been cut off before it sealed.
             series = entry.page.series if isinstance(entry, Page) else entry.series
             self._unsealed[series] += isinstance(entry, Page)
             done.set_result(result)
-        self._seal([series for series, pages in self._unsealed.items() if pages >= SEAL_EVERY])
 
     def _seal(self, series: list[SeriesId]) -> None:
         """Seal full partitions. What cannot be sealed now is safe where it is, so a failure is told, not raised."""
@@ -129,6 +155,23 @@ class Door:
                 self.store.seal(one)
             except DataPipelineError as error:
                 log.warning("%s is stored, and not sealed yet: %s", one, error)
+
+
+def _tell(batch: list[_Waiting]) -> None:
+    """Wake who waits for the entries of a batch, each event loop once: a wake-up costs as much as a check of a page."""
+    by_loop: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] = {}
+    for one in batch:
+        if one.waiter is not None:
+            by_loop.setdefault(one.waiter[0], []).append(one.waiter[1])
+    for loop, waiting in by_loop.items():
+        with suppress(RuntimeError):  # the loop was closed; nobody waits any more
+            loop.call_soon_threadsafe(_wake, waiting)
+
+
+def _wake(waiting: list[asyncio.Future[None]]) -> None:
+    for one in waiting:
+        if not one.done():
+            one.set_result(None)
 
 
 def _as_ours(error: Exception) -> Exception:
