@@ -21,6 +21,7 @@ from chandlery.report import PlanReport, Progress, RunReport, Silent
 from chandlery.sources import open_source
 from chandlery.stores import open_store
 from chandlery.stores.base import Ask, Page, SeriesFact, Store
+from chandlery.testing.clock import VirtualClock
 from chandlery.timeframe import DAY, HOUR, MINUTE
 from chandlery.timerange import TimeRange
 from chandlery.verify import verify_series
@@ -267,7 +268,7 @@ def test_cancelled_run_goes_on_where_it_stopped(exchange: LocalExchange, tmp_pat
         report = run(exchange, store, [Want(series, since, until)])
         assert report.ok
         missing = sum(gap.state is State.MISSING for gap in verdict.account.gaps)
-        assert store_pages() <= (report.series[0].written / 999) + 3 + 2 * missing
+        assert store_pages() <= (report.series[0].written / 999) + 3 + 3 * (missing + 3)
         assert store.candles(series).equals(exchange.truth("BTC/USDT", "5m", since, until))
 
 
@@ -472,3 +473,24 @@ def test_parts_cost_no_request(slots: int, walks: int) -> None:
     least = -(-slots // fresh)
     assert sum(-(-(size + 1) // fresh) for size in sizes) <= 1.01 * least + 1
     assert len(parts) >= min(walks, least // (PAGES_A_WALK + 1))
+
+
+def test_walks_of_a_quiet_market_learn_from_one_another(tmp_path: Path) -> None:
+    """Of many walks side by side over a market of holes one learns what is usual; each part costs four requests more."""
+    clock = VirtualClock(NOW)
+    series = SeriesId("coinbase", "ZEC/BNB", "1m")
+    settings = ExchangeSettings(exchange="coinbase", weight_limit=0)
+    with LocalExchange(settings, clock=clock) as exchange, open_store(tmp_path / "candles") as store:
+        since, until = NOW - 14 * DAY, NOW - DAY
+
+        async def fetch() -> RunReport:
+            state = tmp_path / "state"
+            async with open_source("coinbase", url=exchange.url, clock=clock, state_dir=state) as source:
+                return await Backfill(source, store).run([Want(series, since, until)])
+
+        report = asyncio.run(fetch())
+        assert report.ok
+        assert store.candles(series).equals(exchange.truth(series.symbol, "1m", since, until))
+        pages = sum(record.query.get("granularity") == "ONE_MINUTE" for record in exchange.requests)
+        least = 13 * 1440 / 299
+        assert pages <= 1.15 * least + 25 + 4 * least / PAGES_A_WALK

@@ -40,7 +40,7 @@ log = logging.getLogger("chandlery.backfill")
 #: Walks under way at once over all series: as many as there may be requests in flight to one host.
 WALKS = 32
 #: Pages that a part of a range has at least: the last ones end together, and a part may cost a look at where it begins.
-PAGES_A_WALK = 4
+PAGES_A_WALK = 8
 #: Slots from which on it is worth asking where a market begins.
 SLOTS_WORTH_LISTING = 20_000
 #: How often a run that waits for another writer of a series looks whether it may go on.

@@ -6,6 +6,7 @@ quiet markets, where every page has holes, only pages with more or longer holes 
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -77,9 +78,16 @@ class Usual:
     """What holes the pages of one series usually have, as far as second looks confirmed it."""
 
     def __init__(self) -> None:
+        #: Held by the walk that looks at the first holes of all.
+        self.first = asyncio.Lock()
         self._longest = 0.0
         self._absent = 0.0
         self._credit = CREDIT
+
+    @property
+    def known(self) -> bool:
+        """Whether any holes were confirmed yet."""
+        return self._longest > 0
 
     def looks(self, holes: Holes) -> int:
         """How many further answers must show these holes: none where they are usual and further looks are dear."""
