@@ -277,7 +277,8 @@ def account(
     whole = RangeSet(aligned(frame, r) for r in (ledger.asked if wanted is None else wanted))
     rows = stored[frame.aligned(stored)]
     refused = np.array(sorted({frame.floor(q) for q in ledger.quarantined}), dtype=np.int64)
-    refused = np.setdiff1d(refused, rows, assume_unique=True)
+    if len(refused):
+        refused = np.setdiff1d(refused, rows, assume_unique=True)
     counts = dict.fromkeys(State, 0)
     found: list[Gap] = []
     expected = sum(frame.count(r.since, r.until) for r in whole)
