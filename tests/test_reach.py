@@ -126,7 +126,8 @@ def test_twenty_symbols_cost_a_page_each(exchange: LocalExchange, told: _Told) -
     symbols = ("BTC", "ETH", "BNB", "LTC", "ADA", "XRP", "LINK", "SOL")
     wants = [Want(SeriesId("kraken", f"{base}/USDT", "1m"), NOW - 30 * DAY, NOW) for base in symbols]
     report = run(exchange, open_store("memory:"), told, *wants)
-    assert report.ok
+    assert not report.ok  # a month was asked for
+    assert all(one.only_out_of_reach for one in report.series)
     assert asked(exchange) <= len(wants) + 1
     (text,) = told.texts
     assert text.endswith(": 339,848 of 8 series are out of reach")

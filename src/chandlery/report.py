@@ -16,6 +16,7 @@ from chandlery.when import iso
 class SeriesReport:
     """What a run did for one series: candles that arrived, candles newly written, and every slot of its span.
 
+    `reach_asked` says that the caller named the moment since when, so that what is out of reach counts as not there.
     `volume_unit` is that of its volumes: "base", or "quote", "contracts" or "unknown" where they cannot be put into it.
     """
 
@@ -27,10 +28,16 @@ class SeriesReport:
     error: DataPipelineError | None = None
     volume_unit: str = "base"
     revised: int = 0  # of those written, candles that were there with other values
+    reach_asked: bool = False
 
     @property
     def ok(self) -> bool:
-        """Whether everything asked for is there: no error, nothing missing, nothing in quarantine."""
+        """Whether everything asked for is there: no error, nothing missing, in quarantine or, where it counts, out of reach."""
+        return self.only_out_of_reach and not (self.reach_asked and self.counts[State.OUT_OF_REACH])
+
+    @property
+    def only_out_of_reach(self) -> bool:
+        """Whether everything that the exchange still gives is there."""
         return self.error is None and not self.counts[State.MISSING] and not self.counts[State.QUARANTINED]
 
     def as_json(self) -> dict[str, Any]:

@@ -94,6 +94,7 @@ class Wanted:
         deeper = begin is not None and begin.deeper
         job = Job(series, span, SeriesReport(series, span), market.active, listed, deeper, reach)
         job.report.volume_unit = unit
+        job.report.reach_asked = isinstance(want.since, int)
         self._tell_unit(series, unit)
         return job
 

@@ -25,7 +25,7 @@ def kraken() -> Iterator[LocalExchange]:
 
 
 def test_plan_and_fetch_say_what_is_out_of_reach(run: Callable[..., Any], kraken: LocalExchange) -> None:
-    """Of two days of minutes half a day can be had: plan lists the rest, fetch says so before it begins, both exit with 0."""
+    """Of two days of minutes half a day can be had: plan lists the rest and exits with 0; fetch says so and exits with 1."""
     command = ("BTC/USDT", "-e", "kraken", "-t", "1m", *SINCE, "--exchange-url", kraken.url)
     planned = run("plan", *command)
     assert planned.code == 0, planned.err
@@ -37,7 +37,8 @@ def test_plan_and_fetch_say_what_is_out_of_reach(run: Callable[..., Any], kraken
     ]
 
     fetched = run("fetch", *command, "--json")
-    assert fetched.code == 0, fetched.err
+    assert fetched.code == 1, fetched.err
+    assert fetched.json["ok"] is False
     series = fetched.json["series"][0]
     assert (series["written"], series["out_of_reach"], series["absent"]) == (719, 2161, 0)
     note = "kraken gives no 1m candle from before 2024-05-31T12:01:00Z: 2,161 are out of reach"
@@ -74,3 +75,24 @@ def test_a_volume_in_quote_is_told_once(
     ]
     assert "volumes are in" not in before.err
     assert " ".join(after.err.split()).count("volumes are in quote, not in the base currency") == 1
+
+
+def test_what_is_out_of_reach_counts_where_a_date_asked_for_it(
+    run: Callable[..., Any], kraken: LocalExchange
+) -> None:
+    """Both fetch and verify say 1 and "out of reach" where --since was a moment, 0 and "complete" for topping up and listing."""
+    url = ("--exchange-url", kraken.url)
+    minutes = ("BTC/USDT", "-e", "kraken", "-t", "1m")
+    for since in ("2024-05-30", "2d"):
+        fetched = run("fetch", *minutes, *url, "--since", since)
+        assert fetched.code == 1, fetched.err
+        assert fetched.out.rstrip().endswith("out of reach")
+        verified = run("verify", "--since", since)
+        assert verified.code == 1, verified.err
+        assert "repair" not in verified.err
+
+    for wanted in ((), (*minutes, "--since", "listing"), minutes):
+        fetched = run("fetch", *wanted, *url)
+        assert fetched.code == 0, fetched.err
+        assert fetched.out.rstrip().endswith("complete")
+    assert run("verify").code == 0

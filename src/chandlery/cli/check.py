@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -295,8 +295,13 @@ def _tell(out: Output, verdicts: Sequence[SeriesVerdict], gaps: int | None, *, a
     bad = sum(not v.ok for v in verdicts)
     out.say(
         f"{len(verdicts) - bad:,} of {len(verdicts):,} series complete"
-        + ("" if not bad else "; --repair asks again")
+        + ("; --repair asks again" if any(_repairable(v) for v in verdicts) else "")
     )
+
+
+def _repairable(verdict: SeriesVerdict) -> bool:
+    """Whether anything is wrong besides what the exchange no longer gives."""
+    return not replace(verdict, reach_asked=False).ok
 
 
 def _table(verdicts: Sequence[SeriesVerdict]) -> tuple[list[str], list[list[Cell]]]:

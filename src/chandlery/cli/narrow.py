@@ -26,7 +26,7 @@ _HEADS = {
     "quarantined": "refused",
     "duplicates": "twice",
 }
-_WORDS = {"complete": "✅", "incomplete": "❌", "failed": "❌"}
+_WORDS = {"complete": "✅", "incomplete": "❌", "out of reach": "❌", "failed": "❌"}
 #: Counts that say nothing where they are 0 in every row.
 _RARE = frozenset({"absent", "missing", "pending", *_HEADS, *_HEADS.values()})
 _TIME = re.compile(r"\d{4}-\d{2}-\d{2} \d{2}:\d{2}(:\d{2})?")

@@ -151,9 +151,16 @@ def _run_table(series: Sequence[SeriesReport]) -> tuple[list[str], list[list[Cel
     rows: list[list[Cell]] = []
     for name, s in zip(names, series, strict=True):
         start: list[Cell] = [name, minute(s.span.since), minute(s.span.until), s.written]
-        verdict = Mark("complete", "green") if s.ok else Mark("failed" if s.error else "incomplete", "red")
-        rows.append([*start, *(s.counts[state] for state in states), verdict])
+        rows.append([*start, *(s.counts[state] for state in states), _said(s)])
     return columns, rows
+
+
+def _said(series: SeriesReport) -> Mark:
+    """What the last column says of a series."""
+    if series.ok:
+        return Mark("complete", "green")
+    short = "out of reach" if series.only_out_of_reach else "incomplete"
+    return Mark("failed" if series.error else short, "red")
 
 
 def tell_plan(out: Output, report: PlanReport, *, as_json: bool) -> None:
