@@ -213,7 +213,7 @@ class Asker:
             rows = headless[0][0] if len(headless) == 2 and headless[0] == headless[1] else 0
             if anchor is not None:
                 shift, room = approach.window(attempt, rows)
-            asked = grid.add(since, -shift) if grid is not None and shift else since
+            asked = max(0, grid.add(since, -shift) if grid is not None and shift else since)
             wanted = min(limit, room) + shift
             try:
                 answer = await self.once(series, timeframe, asked, wanted, now, grid)

@@ -127,7 +127,8 @@ class Manners:
         candles = habits.reach(series.frame)
         if candles is None:
             return None
-        return series.frame.add(series.frame.floor(now), 1 - candles)
+        oldest = series.frame.add(series.frame.floor(now), 1 - candles)
+        return oldest if oldest > 0 else None  # 10,000 weeks go back to before there was anything to give
 
     def distrust_depth(self, market: Market) -> None:
         """Believe in no depth of such markets any more: older candles came."""
