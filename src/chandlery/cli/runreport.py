@@ -124,8 +124,8 @@ def tell_run(out: Output, report: RunReport, *, as_json: bool) -> None:
     if as_json:
         out.json(report.as_json())
         return
-    shown = [s for s in report.series if s.span]
-    if shown:
+    shown = [s for s in report.series if s.span or s.error]
+    if any(s.span for s in shown):
         out.table(*_run_table(shown))
     fetched, new = sum(s.fetched for s in report.series), sum(s.written for s in report.series)
     words = f"fetched {fetched:,} candles, {new:,} new, in {report.requests:,} request{'' if report.requests == 1 else 's'}"
@@ -150,6 +150,9 @@ def _run_table(series: Sequence[SeriesReport]) -> tuple[list[str], list[list[Cel
     columns += [state.value.replace("_", " ") for state in states] + [""]
     rows: list[list[Cell]] = []
     for name, s in zip(names, series, strict=True):
+        if not s.span:  # it failed before it was known what of it was wanted
+            rows.append([name, *(None for _ in columns[2:]), _said(s)])
+            continue
         start: list[Cell] = [name, minute(s.span.since), minute(s.span.until), s.written]
         rows.append([*start, *(s.counts[state] for state in states), _said(s)])
     return columns, rows

@@ -6,14 +6,16 @@ Binance a class that is no `RateLimitExceeded`. So the status decides first, the
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
+from urllib.parse import urlsplit
 
 import aiohttp
 import ccxt
@@ -33,6 +35,8 @@ from chandlery.when import iso
 LONGEST_WAIT_MS = 7 * 24 * 3_600_000
 #: How long to stay away where the exchange names no time.
 DEFAULT_WAIT_MS = {429: 5_000, 418: 120_000}
+#: A header that names less than this names no wait: zero, or a date that is past, is no leave to ask at once.
+_SHORTEST_WAIT_MS = 1_000
 #: How long Bybit's 403 for "access too frequent" lasts; it names no time.
 _FREQUENT_WAIT_MS = 600_000
 
@@ -41,6 +45,13 @@ _THROTTLED_UNTIL = re.compile(r"EService: ?Throttled: ?(\d{10})\b")  # Kraken
 _TOO_FREQUENT = re.compile(r"access too frequent|EService: ?Throttled", re.IGNORECASE)
 _REFUSED_BODY = 1_000  # a refusal is short
 _NO_TIMEFRAME = re.compile(r'"code":\s*-1120\b|invalid (interval|timeframe|granularity)', re.IGNORECASE)
+# The words of others, which a walk that looks through longer timeframes takes for a refusal as any.
+_REFUSED_TIMEFRAME = re.compile(
+    r"invalid period\b|granularity (argument )?is invalid|parameter (bar|granularity) error"
+    r"|type of candlestick is currently not provided|invalid (argument:|request parameter) `?interval\b",
+    re.IGNORECASE,
+)
+_HINT_TIMEFRAME = "this server does not offer the timeframe, though ccxt lists it"
 # Kraken's words for it, which ccxt 4.5.90 does not know: a bare ExchangeError would be asked again and again.
 _NO_SYMBOL = re.compile(r"\bEQuery:Unknown asset pair\b")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]+")
@@ -116,16 +127,31 @@ def _to_error(error: Exception, reply: Reply, *, exchange: str, now: int) -> Exc
         return ExchangeUnavailable(said, hint="the exchange is down or overloaded; run again later")
     ours = class_of(error)
     if status == 400 and _NO_TIMEFRAME.search(reply.body):
-        return UnknownTimeframe(said, hint="this server does not offer the timeframe, though ccxt lists it")
+        return UnknownTimeframe(said, hint=_HINT_TIMEFRAME)
+    if status in (200, 400) and _REFUSED_TIMEFRAME.search(reply.body[:_REFUSED_BODY]):
+        return ExchangeRefused(said, hint=_HINT_TIMEFRAME)
     if ours is UNMATCHED and _NO_SYMBOL.search(reply.body):
-        return UnknownSymbol(said, hint="`chandlery markets` lists its symbols")
+        return UnknownSymbol(said, hint=f"`chandlery markets -e {exchange}` lists its symbols")
     if status in _PERMANENT and ours is not UnknownSymbol:
-        return ExchangeRefused(said, hint=_HINTS.get(status, ""))
+        return ExchangeRefused(said, hint=_HINTS.get(status, "") + _below(reply, exchange))
     if ours is RateLimited:
         return RateLimited(said, hint="the exchange asks for fewer requests; lower --budget")
     if ours is ExchangeUnavailable and not status:
         return ExchangeUnavailable(said, hint="check the network, or --exchange-url")
     return ours(said)
+
+
+def _below(reply: Reply, exchange: str) -> str:
+    """Where to look for an exchange that a server may have below its own path; no exchange's own server names a port."""
+    parts = urlsplit(reply.url)
+    if (
+        reply.status != HTTPStatus.NOT_FOUND
+        or parts.path.startswith(f"/{exchange}/")
+        or ":" not in parts.netloc
+    ):
+        return ""
+    there = clean(f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}/{exchange}")
+    return f"; one server may carry several exchanges, each under its id: try {there}"
 
 
 def describe(error: Exception, reply: Reply) -> str:
@@ -137,6 +163,18 @@ def describe(error: Exception, reply: Reply) -> str:
     if isinstance(error, ccxt.BadResponse) and 200 <= reply.status < 300:
         return f"an answer that cannot be read (HTTP {reply.status})" + (f": {said}" if said else ", empty")
     return f"HTTP {reply.status}" + (f": {said}" if said else f" {_phrase(reply.status)}".rstrip())
+
+
+def instead_of(symbol: str, exchange: str, listed: Iterable[str]) -> str:
+    """The hint for a symbol that an exchange does not list: the nearest that it does, or where swaps are."""
+    names = list(listed)
+    if ":" in symbol and names and not any(":" in name for name in names):
+        swaps = f"{exchange}futures"
+        return f"{exchange} lists spot only" + (f"; swaps are at {swaps}" if swaps in ccxt.exchanges else "")
+    near = difflib.get_close_matches(symbol.upper(), names, n=4, cutoff=0.5)
+    return (
+        f"did you mean {', '.join(near)}?" if near else f"`chandlery markets -e {exchange}` lists its symbols"
+    )
 
 
 def unreachable(error: Exception, host: str) -> str:
@@ -180,7 +218,7 @@ def clean(text: str) -> str:
 
 def asks_to_wait(reply: Reply) -> bool:
     """Whether status or body say by themselves that there were too many requests, whatever ccxt makes of them."""
-    if reply.status in DEFAULT_WAIT_MS or (reply.status == 503 and "retry-after" in reply.headers):
+    if reply.status in DEFAULT_WAIT_MS or (reply.status == 503 and _retry_after(reply) is not None):
         return True
     return len(reply.body) < _REFUSED_BODY and _TOO_FREQUENT.search(reply.body) is not None
 
@@ -215,7 +253,7 @@ def wait_named(reply: Reply, now: int) -> int | None:
         if wait is not None
     ]
     if told:
-        return min(max(told), LONGEST_WAIT_MS)
+        return min(max(*told, _SHORTEST_WAIT_MS), LONGEST_WAIT_MS)
     if reply.status == 403 and asks_to_wait(reply):
         return _FREQUENT_WAIT_MS
     return None if reply.status != 418 else DEFAULT_WAIT_MS[418]
@@ -230,9 +268,9 @@ def _retry_after(reply: Reply) -> int | None:
         sent = http_date(reply.headers.get("date", ""))
         if moment is None or sent is None:
             return None
-        return max(0, moment - sent)
+        seconds = (moment - sent) / 1000
     # Negative is junk; so is NaN, which compares false. Infinity is clamped by the caller.
-    return round(min(seconds, 1e9) * 1000) if seconds >= 0 else None
+    return round(min(seconds, 1e9) * 1000) if seconds * 1000 >= _SHORTEST_WAIT_MS else None
 
 
 def _until_in_body(reply: Reply, now: int) -> int | None:

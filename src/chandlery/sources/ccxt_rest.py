@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import difflib
 import logging
 from collections import defaultdict
 from collections.abc import AsyncIterator, Mapping
@@ -21,6 +20,7 @@ from chandlery.sources.asking import Asker
 from chandlery.sources.base import Beginning, Estimate, Market, Source, Traffic
 from chandlery.sources.beginnings import Beginnings
 from chandlery.sources.ccxt_client import DECLARING, Client
+from chandlery.sources.ccxt_errors import instead_of
 from chandlery.sources.exchange_clock import ExchangeClock
 from chandlery.sources.holes import Usual
 from chandlery.sources.manners import Manners, in_base, market_of, settle_of
@@ -38,6 +38,8 @@ log = logging.getLogger("chandlery.sources.ccxt_rest")
 
 #: Exchanges whose candles ccxt takes for others, and in what.
 MISREAD = {"ndax": "ccxt takes the end of each for its open time"}
+#: Timeframes that are not what ccxt calls them: Kraken's 2w is of 15 days.
+MISNAMED = frozenset({("kraken", "2w")})
 #: Times that a walk is begun again because what it began with has slipped out of reach.
 SLIPS = 3
 #: Candles asked for once a run from before those that an exchange is known to give.
@@ -156,6 +158,8 @@ class CcxtRest(Source):
     def _offered(self) -> dict[str, Timeframe]:
         found: list[Timeframe] = []
         for text in self.client.ccxt.timeframes or {}:
+            if (self.exchange, text) in MISNAMED:
+                continue
             try:
                 found.append(frame_of(self.exchange, text))
             except UnknownTimeframe:
@@ -175,11 +179,10 @@ class CcxtRest(Source):
             markets = await self._load(("spot", "linear", "inverse"))
         market = markets.get(series.symbol)
         if market is None:
-            near = difflib.get_close_matches(series.symbol.upper(), markets, n=4, cutoff=0.5)
-            hint = (
-                ("did you mean " + ", ".join(near) + "?") if near else "`chandlery markets` lists its symbols"
+            raise UnknownSymbol(
+                f"{self.exchange} does not list {series.symbol!r}",
+                hint=instead_of(series.symbol, self.exchange, markets),
             )
-            raise UnknownSymbol(f"{self.exchange} does not list {series.symbol!r}", hint=hint)
         return market
 
     async def listing(self, series: SeriesId) -> int | None:
@@ -355,6 +358,16 @@ class CcxtRest(Source):
                 hint="ask again",
             )
         return good.head(limit)
+
+    async def has_candle(self, series: SeriesId, opened: int) -> bool:
+        """Whether one answer from `opened` on begins with the candle that opens then. False proves nothing."""
+        try:
+            now = self._time.now_ms()
+            answer = await self._asker.once(series, series.timeframe, opened, 2, now, series.frame)
+        except ExchangeError as error:
+            log.debug("%s: no look at %s: %s", series, iso(opened), error)
+            return False
+        return answer.first == opened
 
     async def estimate(self, series: SeriesId, span: TimeRange) -> Estimate:
         """What `pages` over `span` costs at least: each answer brings a page less the overlap candle.
