@@ -16,8 +16,9 @@ from chandlery.exchange.shapes import SHAPES
 from chandlery.report import RunReport
 from chandlery.sources.base import Source
 from chandlery.stores import open_store
+from chandlery.timeframe import DAY, MINUTE
 from chandlery.wanted import Want
-from chandlery.when import parse_when
+from chandlery.when import iso, parse_when
 
 NOW = 1_717_200_030_000  # 2024-06-01T00:00:30Z
 SWAP = "BTC/USDT:USDT"
@@ -77,3 +78,57 @@ def test_depth_beyond_1970(fetched: Callable[..., tuple[RunReport, Source]], sym
     assert set(counts(report)) <= {"stored", "pending"}
     assert counts(report)["stored"] > 200
     assert source.traffic.retries == 0
+
+
+@pytest.mark.parametrize("text", ["1h", "1d", "1w", "1M"])
+def test_begin_where_answers_cover_90_days(
+    fetched: Callable[..., tuple[RunReport, Source]], text: str
+) -> None:
+    """Bitget's answers about swaps cover 90 days at most: the first candle is found all the same, with no ask repeated."""
+    report, source = fetched("bitget", (SWAP, text), until=at("2019-11-01"))
+    assert [one.error for one in report.series] == [None]
+    assert iso(report.series[0].span.since) in {
+        "2019-09-08T17:00:00Z",
+        "2019-09-08T00:00:00Z",
+        "2019-09-02T00:00:00Z",
+        "2019-09-01T00:00:00Z",
+    }
+    assert set(counts(report)) == {"stored"}
+    assert source.traffic.retries == 0
+    assert source.traffic.candle_requests < 30
+
+
+def test_a_year_before_the_listing(fetched: Callable[..., tuple[RunReport, Source]]) -> None:
+    """A year of hours from before a swap was listed is before the listing, in a few requests."""
+    report, source = fetched("bitget", (SWAP, "1h"), since=at("2016-01-01"), until=at("2017-01-01"))
+    assert counts(report) == {"before_listing": 8784}
+    assert source.traffic.candle_requests <= 20
+
+
+def test_no_closed_week_yet(fetched: Callable[..., tuple[RunReport, Source]]) -> None:
+    """A swap listed this week has no closed weekly candle: what was asked for is before its listing."""
+    report, source = fetched("bitget", ("IO/USDT:USDT", "1w"), since=at("2024-01-01"))
+    assert counts(report) == {"before_listing": 21, "pending": 1}
+    assert source.traffic.candle_requests <= 10
+
+
+@pytest.mark.parametrize("days", [20, 90, 200])
+def test_windows_shorter_than_known(
+    tiny: Any, opened: Callable[..., Source], make_klines: Callable[[int, int], Any], days: int
+) -> None:
+    """Where answers cover less time than anyone knew, whatever the timeframe, that is learnt on the way to the first candle."""
+    first = NOW // MINUTE * MINUTE - 900 * DAY + 77 * MINUTE
+    starts = [first + day * DAY for day in range(900)]
+    rows = [row for start in starts for row in make_klines(start, 1)]
+    exchange = tiny(rows, page=500, bounded=True)
+    exchange.answer = lambda query, due: [
+        row for row in due if row[0] < int(query.get("startTime", 0)) + days * DAY
+    ]
+
+    async def main() -> Any:
+        async with exchange.serving() as url, opened(url, "mexc") as source:
+            return await source.listing(SeriesId("mexc", "BTC/USDT", "1m")), source.traffic.candle_requests
+
+    found, cost = asyncio.run(main())
+    assert found == first
+    assert cost < 60

@@ -6,7 +6,7 @@ import logging
 
 from chandlery.errors import BadAnswer, ExchangeRefused
 from chandlery.sources.base import Beginning
-from chandlery.sources.edges import CHECKS, DAWN, LOOKED_BACK, REQUESTS, Edges, Span
+from chandlery.sources.edges import CHECKS, DAWN, REQUESTS, Edges, Span
 from chandlery.timeframe import DAY, Timeframe
 
 log = logging.getLogger("chandlery.sources.beginnings")
@@ -22,8 +22,12 @@ class Beginnings(Edges):
 
     async def beginning(self) -> Beginning | None:
         """The first candle that the exchange gives; None if it gives none."""
-        self._left = REQUESTS_BEGINNING
-        self._longest: list[Span] = []  # the first candles of the longest timeframe, once they were looked for
+        return await self._adapting(self._find, REQUESTS_BEGINNING)
+
+    async def _find(self) -> Beginning | None:
+        self._longest: list[
+            Span
+        ] = []  # the first candles of the longest timeframe, once they were looked for
         first = await self._first_given()
         if first is None:
             return None
@@ -37,13 +41,17 @@ class Beginnings(Edges):
         for frame in dict.fromkeys((*self.levels[1:3], *self.levels[-1:])):
             if frame == self.frame:
                 continue
-            begin = first - LOOKED_BACK * frame.nominal_ms
+            begin = first - self._length(frame)
             known = self._longest if frame == self.levels[-1] else []
             spans = known or await self.look(frame, begin, within=(first, first + 1))
             slack = DAY if frame.fixed_ms is None else 0
             if spans[0][1] + slack <= first:
                 return True
         return False
+
+    def _length(self, frame: Timeframe) -> int:
+        """Milliseconds before a candle from which on an answer surely shows it."""
+        return self.rooms.back(frame) * frame.nominal_ms
 
     async def _first_given(self) -> int | None:
         """Ask for the first candle straight out, else find it through longer ones; then ask just before it."""
@@ -89,18 +97,20 @@ class Beginnings(Edges):
         `known` are some that are given. Every longer candle is one that ours must be in, if they are given at all: so a hole is no end of what is given.
         """
         self._left = REQUESTS
-        known = known or await self._tolerant(self.frame, self.frame.add(self.now, -LOOKED_BACK))
-        guides = [f for f in self.levels[1:] if f.nominal_ms <= LOOKED_BACK * self.frame.nominal_ms]
+        known = known or await self._tolerant(
+            self.frame, self.frame.add(self.now, -self.rooms.back(self.frame))
+        )
+        guides = [f for f in self.levels[1:] if f.nominal_ms <= self._length(self.frame)]
         if not known and guides:
             # Nothing was traded for a while: what was last may be given all the same.
-            latest = await self._tolerant(guides[-1], self.now - LOOKED_BACK * guides[-1].nominal_ms)
+            latest = await self._tolerant(guides[-1], self.now - self._length(guides[-1]))
             last = await self._given_in(latest[-1]) if latest else None
             known = [] if last is None else [(last, last + 1)]
         if not known or not guides:
             return known[0][0] if known else None
         guide, best = guides[-1], known[0][0]
         while True:
-            spans = await self.look(guide, best - LOOKED_BACK * guide.nominal_ms, within=(best, best + 1))
+            spans = await self.look(guide, best - self._length(guide), within=(best, best + 1))
             older = [(a, b) for a, b in spans if a < best]
             before = best
             lowest, highest = -1, len(older)  # not given, given
@@ -126,6 +136,8 @@ class Beginnings(Edges):
 
     async def _straight(self) -> int | None:
         """The first candle by `since` = 0, where the exchange answers that with its first ones."""
+        if self.rooms.bounded:
+            return None
         agreed: dict[int, int] = {}
         for _ in range(2 * SUSPICIOUS):
             try:
@@ -152,18 +164,21 @@ class Beginnings(Edges):
             [level for level in self.levels if level.nominal_ms >= DAY] or self.levels[-1:]
         ):
             # Some exchanges bound the time that one answer covers, whatever the timeframe: the next shorter one will do.
-            best = await self._tolerant(frame, self.now - frame.nominal_ms * LOOKED_BACK)
+            best = await self._tolerant(frame, self.now - self._length(frame))
             if best:
                 del self.levels[self.levels.index(frame) + 1 :]
                 break
         frame = self.levels[-1]
-        length = frame.nominal_ms * LOOKED_BACK
+        length = self._length(frame)
         if best:
             older = await self._older(frame, best, length)
             if not older:
                 return best
             best = older
-        for since in (DAWN, DAWN - length // 2):
+        # Windows that are bounded, and short against the time since the dawn, show nothing there.
+        for since in (
+            (DAWN, DAWN - length // 2) if length * 8 > self.now - DAWN or not self.rooms.bounded else ()
+        ):
             spans = await self._tolerant(frame, since)
             if spans:
                 return spans

@@ -242,8 +242,8 @@ class CcxtRest(Source):
         return self._manners.volume_unit(series, await self.known(series))
 
     def _edges(self, series: SeriesId, now: int) -> Beginnings:
-        page = self._manners.page(series, self._markets[series.symbol])
-        return Beginnings(self._asker, series, self._offered(), now=now, page=page)
+        rooms = self._manners.rooms(self._markets[series.symbol])
+        return Beginnings(self._asker, series, self._offered(), now=now, rooms=rooms)
 
     def _hint(self, symbol: str) -> int | None:
         """What ccxt says of the size of a page, which nothing relies on."""

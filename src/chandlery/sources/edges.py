@@ -7,12 +7,14 @@ an empty answer for proof: a look counts only where a candle that must be in it 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TypeVar
 
 from chandlery.candle import SeriesId
 from chandlery.errors import BadAnswer
 from chandlery.sources.asking import Asker, Rows
-from chandlery.timeframe import Timeframe
+from chandlery.timeframe import DAY, Timeframe
 from chandlery.validate import open_times
 from chandlery.when import iso
 
@@ -20,12 +22,17 @@ log = logging.getLogger("chandlery.sources.edges")
 
 #: No exchange has candles from before 2009-01-01.
 DAWN = 1_230_768_000_000
-#: Candles that one answer surely covers where nothing else is known.
-SURE_PAGE = 100
 #: Candles that a look back spans: days are among them, and some exchanges bound the time that one answer covers to 90.
 LOOKED_BACK = 84
-#: Candles that a search asks for at once: a few more than it relies on, and no more than any exchange gives of old ones.
+#: Candles that a search asks for at once, and takes one answer to cover, where nothing else is known.
 LOOKED_AT = 100
+#: Candles of an answer that a search does not rely on: it begins a little before what it looks for.
+SPARE = 4
+#: Answers in a row that must end at the same place, before the candle that must be in them, until windows count as short;
+#: the fewest candles of such an answer, and the times that a search is made again because of it.
+SHORT, SHORTEST, TIMES_SHORT = 3, 3, 6
+#: Windows of the longest timeframe that are looked through for a candle where none of them covers the whole distance.
+WINDOWS = 12
 #: The longer timeframes to search by. Each is less than 96 of the one before, so that one answer holds the way down;
 #: others are offered by exchanges for some of their markets only.
 LADDER = frozenset({"1m", "5m", "1h", "1d", "1w", "1M"})
@@ -36,6 +43,43 @@ REQUESTS = 40
 
 
 Span = tuple[int, int]
+T = TypeVar("T")
+
+
+class _ShortWindow(Exception):
+    """An answer covers less than the search took it to: search again, with what was learnt."""
+
+
+class Rooms:
+    """How many candles of each timeframe one answer surely covers, by what is known and what answers have shown."""
+
+    def __init__(
+        self, known: Callable[[Timeframe], int] = lambda _: LOOKED_AT, *, bounded: bool = False
+    ) -> None:
+        self._known = known
+        self._shown: dict[str, int] = {}
+        #: Known: an answer covers a bounded time after `since`, whether anything was traded then or not.
+        self.bounded = bounded
+
+    def of(self, frame: Timeframe) -> int:
+        """Candles that one answer covers."""
+        return min(LOOKED_AT, self._known(frame), self._shown.get(frame.text, LOOKED_AT))
+
+    def ahead(self, frame: Timeframe) -> int:
+        """Milliseconds behind a candle that an answer covers which begins a little before it."""
+        return max(1, self.of(frame) - SPARE) * frame.nominal_ms
+
+    def back(self, frame: Timeframe) -> int:
+        """Candles before one that an answer may begin with, and still show it."""
+        return max(1, min(LOOKED_BACK, self.of(frame) - SPARE))
+
+    def short(self, frame: Timeframe, candles: int) -> bool:
+        """Note that an answer covers so few only; whether that is news."""
+        news = max(SHORTEST, candles) < self.of(frame)
+        if news:
+            self._shown[frame.text] = max(SHORTEST, candles)
+            log.debug("an answer covers %d candles of %s", candles, frame.text)
+        return news
 
 
 class Edges:
@@ -48,17 +92,35 @@ class Edges:
         offered: Mapping[str, Timeframe],
         *,
         now: int,
-        page: Callable[[int], int],
+        rooms: Rooms | None = None,
     ) -> None:
         self.asker = asker
         self.series = series
         self.now = now
-        self.page = page
+        self.rooms = rooms or Rooms()
         self.frame = series.frame
         self._left = REQUESTS
         longer = [f for f in offered.values() if f.text in LADDER and f.nominal_ms > self.frame.nominal_ms]
-        #: From the series' own timeframe up.
-        self.levels = [self.frame, *sorted(longer, key=lambda f: f.nominal_ms)]
+        self._ladder = [self.frame, *sorted(longer, key=lambda f: f.nominal_ms)]
+        self.levels = self._useful()
+
+    def _useful(self) -> list[Timeframe]:
+        """The timeframes to search by, from the series' own up: those of which an answer covers more than of shorter ones."""
+        levels = self._ladder[:1]
+        for frame in self._ladder[1:]:
+            if self.rooms.ahead(frame) > self.rooms.ahead(levels[-1]):
+                levels.append(frame)
+        return levels
+
+    async def _adapting(self, search: Callable[[], Awaitable[T]], requests: int = REQUESTS) -> T:
+        """The result of a search, made again where answers turn out to cover less time than was known."""
+        for _ in range(TIMES_SHORT):
+            self._left = requests
+            try:
+                return await search()
+            except _ShortWindow:
+                self.levels = self._useful()
+        raise BadAnswer(f"{self.series}: answers cover ever less time")
 
     # -- looking ---------------------------------------------------------------------------------------------------
 
@@ -74,25 +136,36 @@ class Edges:
         if self._left < 0:
             raise BadAnswer(f"{self.series}: the edge of the candles was not found in so many requests")
         own = frame == self.frame
-        wanted = limit or min(LOOKED_AT, self.page(max(0, since)))
+        wanted = limit or self.rooms.of(frame)
         if own and since > 0:
             # One more before it: some exchanges leave out the candle that opens at `since`.
-            since, wanted = frame.add(since, -1), wanted + (0 if limit == 0 else 1)
+            since, wanted = frame.add(since, -1), min(wanted + 1, self.rooms.of(frame))
+        since = max(0, since)
+        ends: Counter[int] = Counter()
+        covered = 0
 
         def believe(rows: Rows) -> str:
+            nonlocal covered
             if within is None or any(self._overlaps(frame, span, within) for span in _spans(rows, frame)):
+                return ""
+            count = _covers(rows, frame, since, within[0], wanted)
+            ends[count] += count > 0
+            if ends[count] >= SHORT and self.rooms.short(frame, count):
+                covered = count
                 return ""
             return f"the {frame.text} candle of {iso(within[0])} is not in the answer"
 
         rows = await self.asker.rows(
             self.series,
             frame.text,
-            max(0, since),
+            since,
             wanted,
             now=self.now,
             grid=frame if own else None,
             believe=believe,
         )
+        if covered:
+            raise _ShortWindow
         return _spans(rows, frame)
 
     def _overlaps(self, frame: Timeframe, span: Span, part: Span) -> bool:
@@ -102,7 +175,7 @@ class Edges:
     def _level(self, span: int) -> Timeframe:
         """The shortest timeframe of which one answer surely covers `span` ms."""
         for frame in self.levels:
-            if frame.nominal_ms * (SURE_PAGE - 4) >= span:
+            if self.rooms.ahead(frame) >= span:
                 return frame
         return self.levels[-1]
 
@@ -110,7 +183,9 @@ class Edges:
 
     async def next_after(self, known: int) -> int | None:
         """Open time of the first candle after the one open at `known`; None if there is none up to now."""
-        self._left = REQUESTS
+        return await self._adapting(lambda: self._next_after(known))
+
+    async def _next_after(self, known: int) -> int | None:
         for _ in range(CHECKS):
             found = await self._first(known, self.frame.next(known), self.now + 1)
             if found is None or await self._first_of(found, known + 1) == found:
@@ -119,18 +194,21 @@ class Edges:
 
     async def longer_after(self, known: int) -> bool:
         """Whether a longer timeframe shows a candle that opens after the one that holds `known`."""
+        return await self._adapting(lambda: self._longer_after(known))
+
+    async def _longer_after(self, known: int) -> bool:
         longer = [frame for frame in self.levels if frame != self.frame]
         if not longer:
             return False
-        self._left = REQUESTS
-        fits = [f for f in longer if f.nominal_ms * (SURE_PAGE - 4) >= self.now - known]
+        fits = [f for f in longer if self.rooms.ahead(f) >= self.now - known]
         frame = (fits or longer[-1:])[0]
         spans = await self.look(frame, known - 2 * frame.nominal_ms, within=(known, known + 1))
         return any(a > known for a, _ in spans)
 
     async def _first_of(self, found: int, since: int) -> int:
         """The first candle at or after `since` that an answer from a little before `found` on shows."""
-        begin = max(self.frame.add(found, -5), self.frame.ceil(max(0, since)))
+        back = min(5, self.rooms.back(self.frame))
+        begin = max(self.frame.add(found, -back), self.frame.ceil(max(0, since)))
         spans = await self.look(self.frame, begin, limit=8, within=(found, found + 1))
         return next(a for a, _ in spans if a >= since)
 
@@ -147,7 +225,7 @@ class Edges:
                 found = [a for a, _ in spans if lo <= a < hi]
                 if found:
                     return found[0]
-                return None
+                return await self._further(known, hi)
             # What comes first: the rest of the long candle that holds `known`, then the next long candle.
             holding = next((b for a, b in spans if a <= known < b), lo)
             if lo < min(hi, holding):
@@ -156,12 +234,27 @@ class Edges:
                     return found_here
             later = [(a, b) for a, b in spans if a >= holding and a < hi]
             if not later:
-                if frame.nominal_ms * (SURE_PAGE - 4) >= hi - known or frame == self.levels[-1]:
-                    return None
-                lo = holding
-                continue
+                return await self._further(known, hi)
             first = await self._begin_of(later[0])
             return first if first is not None and lo <= first < hi else None
+        return None
+
+    async def _further(self, known: int, hi: int) -> int | None:
+        """The first candle before `hi` that lies beyond what one answer with `known` in it covers, at any timeframe."""
+        frame = self.levels[-1]
+        ahead = self.rooms.ahead(frame)
+        at, step = known + ahead, ahead
+        if at >= hi:
+            return None
+        if not await self.look(frame, max(at, hi - ahead)):
+            # Nothing of late: it goes through years perhaps, in which few looks must do.
+            step = max(ahead, (hi - at) // WINDOWS)
+        while at < hi:
+            found = [one for one in await self.look(frame, at) if one[0] > known]
+            if found:
+                first = await self._begin_of(found[0]) if frame != self.frame else found[0][0]
+                return first if first is not None and known < first < hi else None
+            at += step
         return None
 
     async def _begin_of(self, span: Span) -> int | None:
@@ -188,7 +281,7 @@ class Edges:
             found = [(a, b) for a, b in await self.look(frame, at) if lo <= a < hi]
             if found:
                 return found[0]
-            at += frame.nominal_ms * (SURE_PAGE - 4)
+            at += self.rooms.ahead(frame)
         return None
 
     async def _look_inside(self, frame: Timeframe, lo: int, hi: int) -> list[Span]:
@@ -199,17 +292,23 @@ class Edges:
 
     async def last_before(self, moment: int, floor: int) -> int:
         """Open time of the last candle before `moment`; one is known to be open at `floor` < moment."""
-        self._left = REQUESTS
+        return await self._adapting(lambda: self._last_before(moment, floor))
+
+    async def _last_before(self, moment: int, floor: int) -> int:
         hi = moment
-        for frame in self.levels:
+        for frame in (*self.levels, *self.levels[-1:] * WINDOWS):
+            if frame == self.levels[-1] and hi <= floor:
+                break
             # A longer candle that holds `floor` opens before it.
             lowest = floor if frame == self.frame else floor - 2 * frame.nominal_ms
-            begin = max(hi - LOOKED_BACK * frame.nominal_ms, lowest)
+            begin = max(hi - self.rooms.back(frame) * frame.nominal_ms, lowest)
             within = (floor, floor + 1) if begin == lowest else None
             # What the longer candle around `moment` holds before it, the shorter timeframe has looked at.
             before = [(a, b) for a, b in await self.look(frame, begin, within=within) if b <= hi]
             if before:
                 return await self._last_in(max(before[-1][0], floor), before[-1][1])
+            if frame == self.levels[-1]:
+                hi = begin + frame.nominal_ms  # the window before that, with an overlap
         return floor
 
     async def _last_in(self, lo: int, hi: int) -> int:
@@ -228,12 +327,29 @@ class Edges:
         """Step back through [lo, hi) in answers of the series' own timeframe until a candle shows."""
         end = hi
         while end > lo:
-            begin = max(lo, self.frame.add(end, 4 - SURE_PAGE))
+            begin = max(lo, self.frame.add(end, -self.rooms.back(self.frame)))
             found = [a for a, _ in await self.look(self.frame, begin) if lo <= a < hi]
             if found:
                 return found[-1]
             end = begin
         return lo
+
+
+def _covers(rows: Rows, frame: Timeframe, since: int, moment: int, wanted: int) -> int:
+    """How many candles an answer covers that begins where it should and ends long before `moment`; 0 for any other answer.
+
+    One without any covers half of what it was taken to, at most: what it covers lies before anything was traded.
+    """
+    if rows.first is None or rows.last is None:
+        return wanted // 2
+    count = len(rows.good)
+    unbroken = (
+        rows.last - rows.first
+        <= (count - 0.9) * frame.nominal_ms + (DAY if frame.fixed_ms is None else 0) * count
+    )
+    begins = since <= rows.first <= since + 1.1 * frame.nominal_ms
+    short = SHORTEST <= count < wanted and rows.last + 2 * frame.nominal_ms < moment
+    return count if unbroken and begins and short else 0
 
 
 def _spans(rows: Rows, frame: Timeframe) -> list[Span]:

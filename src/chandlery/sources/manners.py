@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from chandlery.sources.base import Market
+from chandlery.sources.edges import Rooms
 from chandlery.sources.profile import LINEAR, SPOT, Habits, Profile, Volume
 from chandlery.when import iso
 
@@ -21,8 +22,11 @@ if TYPE_CHECKING:
 
 #: Candles per answer where neither a profile nor ccxt says how many.
 DEFAULT_PAGE = 1000
-#: ccxt's hints are followed up to so many candles.
+#: ccxt's hints are followed up to so many candles, those of a few are no pages.
 LARGEST_HINT = 5000
+SMALLEST_HINT = 10
+#: Candles back from now at which none is recent any more.
+FAR = 2**40
 #: Seconds after its end at which a candle counts as closed where the profile knows no better.
 SETTLE_SECONDS = 10.0
 #: Candles by which a page must be within what counts as recent: a request may wait for its turn.
@@ -76,6 +80,7 @@ class Manners:
         self._now = now
         self._hint = hint
         self._distrusted: set[str | None] = set()
+        self._rooms: dict[str | None, Rooms] = {}
 
     def habits(self, market: Market) -> Habits | None:
         """What is known of the market's kind."""
@@ -96,6 +101,18 @@ class Manners:
             return habits.page_at(frame, age)
 
         return by_age
+
+    def rooms(self, market: Market) -> Rooms:
+        """What one answer about such markets covers, of candles of any age; shared by all searches of a run."""
+        habits = self.habits(market)
+        if market.family not in self._rooms:
+            hint = self._hint(market.symbol) or LARGEST_HINT
+            least = hint if hint >= SMALLEST_HINT else LARGEST_HINT
+            self._rooms[market.family] = Rooms(
+                (lambda frame: habits.page_at(frame, FAR)) if habits is not None else (lambda _: least),
+                bounded=habits is not None and habits.window == "bounded",
+            )
+        return self._rooms[market.family]
 
     def _unknown_page(self, series: SeriesId, habits: Habits | None) -> int:
         """Candles at once where the profile is silent: of mark and index candles at most those of a page of trades."""
