@@ -77,7 +77,7 @@ def test_status_and_class_decide(error: Any, status: int, ours: type[ExchangeErr
     ("headers", "body", "wait"),
     [
         ({"retry-after": "7"}, "", 7_000),
-        ({"retry-after": "0.5"}, "", 500),
+        ({"retry-after": "0.5"}, "", 5_000),
         ({"retry-after": "-3"}, "", 5_000),
         ({"retry-after": "soon"}, "", 5_000),
         ({"retry-after": "nan"}, "", 5_000),
@@ -88,7 +88,11 @@ def test_status_and_class_decide(error: Any, status: int, ours: type[ExchangeErr
             "",
             60_000,
         ),
-        ({"retry-after": "Sat, 01 Jun 2024 00:00:00 GMT", "date": "Sat, 01 Jun 2024 00:00:30 GMT"}, "", 0),
+        (
+            {"retry-after": "Sat, 01 Jun 2024 00:00:00 GMT", "date": "Sat, 01 Jun 2024 00:00:30 GMT"},
+            "",
+            5_000,
+        ),
         ({}, f"IP banned until {NOW + 123_456}. Please use websocket", 123_456),
         ({"retry-after": "200"}, f"IP banned until {NOW + 123_456}.", 200_000),
         ({}, "IP banned until 9999999999999.", 5_000),

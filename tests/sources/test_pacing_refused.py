@@ -132,6 +132,23 @@ def test_refusals_without_a_time_double_the_wait(opened: Callable[..., Any], clo
     assert firsts[:5] == [0, 2, 6, 14, 30]
 
 
+@pytest.mark.parametrize("named", ["0", "0.001", "-1", "nan", "Sat, 01 Jun 2024 00:00:25 GMT"])
+def test_a_wait_of_nothing_is_no_leave_to_hammer(opened: Callable[..., Any], clock: Any, named: str) -> None:
+    """Retry-After of zero, or a date that is past, is a refusal without a time at 429, and nothing at 503: what is asked
+    again is asked ever later.
+    """
+    server = Refusing(429, OKX, {"Retry-After": named})
+
+    async def main() -> None:
+        async with server.serving(clock.monotonic) as url, opened(url, "okx", max_wait_seconds=40) as source:
+            with pytest.raises(RateLimited):
+                await source.markets()
+
+    asyncio.run(main())
+    assert sorted({round(at - server.asked[0]) for at in server.asked})[:5] == [0, 2, 6, 14, 30]
+    assert not asks_to_wait(Reply(status=503, headers={"retry-after": named, "date": DATE}))
+
+
 def test_bybit_ban_is_waited_for(opened: Callable[..., Any], clock: Any) -> None:
     """Bybit's ban of ten minutes, which comes as a 403 without a time, ends a run that may not wait so long, and the one
     after it has its candles.
