@@ -34,6 +34,9 @@ log = logging.getLogger("chandlery.sources.asking")
 SAME_DEFECTS = 6
 #: So many answers must agree on the last row of an answer before it is believed without a candle after it.
 AGREE_AT_END = 3
+#: Once answers gave a candle other values: how many more votes than any other its values must have, and after how many
+#: votes in all the most will do.
+LEAD, VOTES = 2, 12
 #: Answers that must have come right in one way of asking, and not in the usual one, before it becomes the usual one.
 LEARNT = 2
 #: So few candles fit into one answer of any exchange.
@@ -64,6 +67,24 @@ class Anchor:
     def seen(self) -> int:
         """Answers that agree on the values believed now."""
         return max(self.votes.values(), default=0)
+
+    def believes(self, values: Values) -> bool:
+        """Whether the votes so far are for these values, which one of them gave.
+
+        Two are enough against values that a candle in progress may have had before it came to these, none the other way.
+        """
+        count = self.votes[values]
+        others = {other: votes for other, votes in self.votes.items() if other != values}
+        if not others:
+            return True
+        if self.votes.total() >= VOTES:
+            return count >= 2 and count >= max(others.values())
+        return all(
+            count >= LEAD
+            if _may_become(other, values)
+            else count - votes >= LEAD and not _may_become(values, other)
+            for other, votes in others.items()
+        )
 
 
 @dataclass(slots=True)
@@ -289,6 +310,12 @@ def _headless(answer: Rows, anchor: Anchor, grid: Timeframe | None, limit: int) 
     return len(answer.good), first
 
 
+def _may_become(values: Values, other: Values) -> bool:
+    """Whether a candle in progress with these values may be closed with the others."""
+    opened, high, low, _, volume = values
+    return other[0] == opened and other[1] >= high and other[2] <= low and other[4] > volume
+
+
 def _check_anchor(series: SeriesId, answer: Rows, anchor: Anchor | None) -> None:
     """Refuse an answer without the anchor, or with other values of it than answers agree on."""
     if anchor is None:
@@ -302,14 +329,13 @@ def _check_anchor(series: SeriesId, answer: Rows, anchor: Anchor | None) -> None
             hint="the exchange ignores where an answer is to begin, or took a candle back",
         )
     values = values_at(answer.good, index)
-    known = anchor.seen
     anchor.votes[values] += 1
     # An earlier page once more ends with the anchor too, and says nothing of what follows.
     if index == len(answer.good) - 1 and not answer.rejected:
         begins = open_at(answer.good, 0) >= answer.since
         anchor.alone += begins
         anchor.back += not begins
-    if known and anchor.votes[values] < 2:
+    if not anchor.believes(values):
         raise BadAnswer(f"{series}: the candle of {iso(anchor.open)} has other values than before")
 
 
