@@ -27,7 +27,8 @@ from chandlery.errors import (
     UsageError,
 )
 from chandlery.sources import open_source
-from chandlery.sources.ccxt_errors import CLASSES, LONGEST_WAIT_MS, Reply, class_of, to_error, wait_told
+from chandlery.sources.bans import LONGEST_WAIT_MS
+from chandlery.sources.ccxt_errors import CLASSES, Reply, class_of, to_error, wait_told
 from chandlery.sources.ccxt_rows import rows_for, rows_to_frame
 from chandlery.sources.page_layouts import Layouts, cut_page
 from chandlery.sources.redirect import redirect_url

@@ -115,9 +115,9 @@ def test_ban_outlives_the_process(
     assert len(third.times) == 2500
 
 
-def test_ban_file_keeps_what_it_does_not_know(tmp_path: Path) -> None:
+def test_ban_file_keeps_what_it_does_not_know(tmp_path: Path, clock: Any) -> None:
     """The state file keeps foreign keys, never shortens a ban, is read by others at once, and survives being cut."""
-    book, other = BanBook(tmp_path, "api.x.com:1"), BanBook(tmp_path, "api.x.com:1")
+    book, other = BanBook(tmp_path, "api.x.com:1", clock), BanBook(tmp_path, "api.x.com:1", clock)
     assert book.until() == 0
     book.note(5000, "HTTP 429", 1)
     assert other.until() == 5000
@@ -129,8 +129,56 @@ def test_ban_file_keeps_what_it_does_not_know(tmp_path: Path) -> None:
     assert state["learnt"] == {"page": 500}
     assert book.until() == state["ban"]["until"] == 9000
     book.path.write_text("{")
-    assert BanBook(tmp_path, "api.x.com:1").until() == 0
-    assert BanBook(tmp_path, "../../etc").path.parent == tmp_path / "hosts"
+    assert BanBook(tmp_path, "api.x.com:1", clock).until() == 0
+    assert BanBook(tmp_path, "../../etc", clock).path.parent == tmp_path / "hosts"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        json.dumps({"ban": {"until": NOW + 365 * 24 * 60 * MINUTE, "since": NOW, "reason": "HTTP 429"}}),
+        '{"ban": {"until": 10000000000000000}}',
+        json.dumps({"ban": {"until": 10**30}}),
+        "[" * 200_000,
+        '{"ban": {"until": "tomorrow"}}',
+        '{"ban": {"until": true}}',
+        '{"ban": []}',
+        "{",
+        "[]",
+        "\xff",
+    ],
+)
+def test_a_ban_that_cannot_be_is_left_aside(
+    opened: Callable[..., Any], clock: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture, text: str
+) -> None:
+    """A ban noted while the clock was a year ahead, one at the end of time, and a damaged file: no ban, and one warning
+    that names the file; what is told next is remembered there.
+    """
+    with LocalExchange(ExchangeSettings(), clock=clock) as exchange:
+
+        async def main() -> int:
+            async with opened(exchange.url, max_wait_seconds=60) as source:
+                path = source.client.pacer.host(exchange.url.removeprefix("http://")).bans.path
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(text, encoding="latin-1")
+                assert await source.markets()
+                said = [record for record in caplog.records if "is left aside" in record.message]
+                assert [str(path) in record.message for record in said] == [True]
+                book = BanBook(tmp_path / "state", exchange.url.removeprefix("http://"), clock)
+                assert book.path == path
+                book.note(NOW + 90_000, "HTTP 429", NOW)
+                return BanBook(tmp_path / "state", book.host, clock).until()
+
+        assert asyncio.run(main()) == NOW + 90_000
+
+
+def test_a_ban_noted_while_the_clock_was_wrong_ends_when_it_is_set(tmp_path: Path, clock: Any) -> None:
+    """A process that runs on while the clock is set right does not wait a year, either."""
+    book = BanBook(tmp_path, "api.x.com", clock)
+    book.note(clock.now_ms() + 5_000, "HTTP 429", clock.now_ms())
+    assert book.until() == clock.now_ms() + 5_000
+    clock.now -= 365 * 24 * 60 * MINUTE
+    assert book.until() == 0
 
 
 def test_weight_budget_is_never_passed(opened: Callable[..., Any], walk: Any, clock: Any) -> None:

@@ -272,5 +272,5 @@ def test_a_process_that_stands_still_with_the_lock_stops_no_other(tmp_path: Path
 def test_a_ban_is_kept_beside_the_budget(tmp_path: Path, clock: Any) -> None:
     """A ban that another process was told of is waited for, whatever is left of the budget."""
     asyncio.run(spend(pacer_of(tmp_path, clock), 1))
-    BanBook(tmp_path, HOST).note(clock.now_ms() + 5_000, "HTTP 418", clock.now_ms())
+    BanBook(tmp_path, HOST, clock).note(clock.now_ms() + 5_000, "HTTP 418", clock.now_ms())
     assert wait_of(tmp_path, clock) == 5_000

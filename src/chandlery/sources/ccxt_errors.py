@@ -29,10 +29,9 @@ from chandlery.errors import (
     UnknownSymbol,
     UnknownTimeframe,
 )
+from chandlery.sources.bans import LONGEST_WAIT_MS
 from chandlery.when import iso
 
-#: A wait that an exchange names is believed up to this long; Binance bans last two minutes to three days.
-LONGEST_WAIT_MS = 7 * 24 * 3_600_000
 #: How long to stay away where the exchange names no time.
 DEFAULT_WAIT_MS = {429: 5_000, 418: 120_000}
 #: A header that names less than this names no wait: zero, or a date that is past, is no leave to ask at once.

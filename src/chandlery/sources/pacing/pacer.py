@@ -48,7 +48,7 @@ class Pacer:
         if found is None:
             found = self._hosts[name] = Host(
                 name,
-                bans=BanBook(self.state_dir, name),
+                bans=BanBook(self.state_dir, name, self.clock),
                 book=BudgetBook(self.state_dir, name, self.clock),
                 max_wait_seconds=self.max_wait_seconds,
                 share=self.share,
