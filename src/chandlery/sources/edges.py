@@ -100,7 +100,7 @@ class Edges:
         self.rooms = rooms or Rooms()
         self.frame = series.frame
         self._left = REQUESTS
-        longer = [f for f in offered.values() if f.text in LADDER and f.nominal_ms > self.frame.nominal_ms]
+        longer = [f for f in offered.values() if f.text in LADDER and _nests(self.frame, f)]
         self._ladder = [self.frame, *sorted(longer, key=lambda f: f.nominal_ms)]
         self.levels = self._useful()
 
@@ -350,6 +350,14 @@ def _covers(rows: Rows, frame: Timeframe, since: int, moment: int, wanted: int) 
     begins = since <= rows.first <= since + 1.1 * frame.nominal_ms
     short = SHORTEST <= count < wanted and rows.last + 2 * frame.nominal_ms < moment
     return count if unbroken and begins and short else 0
+
+
+def _nests(frame: Timeframe, longer: Timeframe) -> bool:
+    """Whether each candle of `frame` lies inside one of the longer timeframe: a week may begin in the month before."""
+    if frame.fixed_ms is None or frame.nominal_ms >= longer.nominal_ms:
+        return False
+    shifted = 0 if longer.fixed_ms is None else longer.anchor - frame.anchor
+    return (longer.fixed_ms or DAY) % frame.fixed_ms == shifted % frame.fixed_ms == 0
 
 
 def _spans(rows: Rows, frame: Timeframe) -> list[Span]:

@@ -1,0 +1,61 @@
+"""Where the candles of a market begin is found on every exchange played, whatever its history and the timeframe."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from chandlery.anchors import frame_of
+from chandlery.candle import SeriesId
+from chandlery.exchange import Faults
+from chandlery.ledger import State
+from chandlery.sources import open_source
+from chandlery.testing.clock import VirtualClock
+from chandlery.testing.source_scenes import Said, Scene, SceneExchange, same_bits, walk
+from chandlery.timeframe import DAY
+from chandlery.timerange import TimeRange
+from chandlery.when import parse_when
+
+NOW = 1_718_841_630_500  # 2024-06-20T00:00:30Z
+Walked = Callable[..., Said]
+
+
+@pytest.fixture
+def scene_walked(tmp_path: Path) -> Walked:
+    """Walk a scene from so many days before its listing to now; asserts that all that is there is stored, and nothing else."""
+
+    def walked(exchange: str, scene: Scene, timeframe: str, since: int, faults: Faults | None = None) -> Said:
+        clock = VirtualClock(NOW)
+        series = SeriesId(exchange, scene.symbol, timeframe)
+        frame = frame_of(exchange, timeframe)
+        span = TimeRange(frame.ceil(since), frame.floor(NOW - 30_000))
+
+        async def main(url: str) -> Said:
+            async with open_source(exchange, url=url, clock=clock, state_dir=tmp_path / "state") as source:
+                return await walk(source, series, span, now=NOW)
+
+        with SceneExchange(exchange, scene, clock=clock) as playing:
+            playing.faults = faults or Faults()
+            said = asyncio.run(main(playing.url))
+            assert said.error is None
+            assert same_bits(said.candles, playing.truth(scene.symbol, timeframe, span.since, span.until))
+        return said
+
+    return walked
+
+
+@pytest.mark.parametrize("timeframe", ["1d", "1w", "1M"])
+@pytest.mark.parametrize("exchange", ["binance", "bybit", "okx", "kucoin", "mexc", "bitget"])
+@pytest.mark.parametrize("listed", ["2024-03-02", "2021-08-31T23:00Z"])
+def test_listed_inside(scene_walked: Walked, exchange: str, timeframe: str, listed: str) -> None:
+    """Days, weeks and months of a market listed inside the span come whole, whichever month its first week begins in."""
+    begin = parse_when(listed, now=NOW)
+    frame = frame_of(exchange, timeframe)
+    said = scene_walked(exchange, Scene("BTC/USDT", begin), timeframe, begin - 400 * DAY)
+    before = TimeRange(said.span.since, frame.floor(begin))
+    assert list(said.ranges(State.BEFORE_LISTING)) == [before]
+    assert not said.missing
+    assert not said.absent
