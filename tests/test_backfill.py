@@ -494,3 +494,18 @@ def test_walks_of_a_quiet_market_learn_from_one_another(tmp_path: Path) -> None:
         pages = sum(record.query.get("granularity") == "ONE_MINUTE" for record in exchange.requests)
         least = 13 * 1440 / 299
         assert pages <= 1.15 * least + 25 + 4 * least / PAGES_A_WALK
+
+
+def test_no_listing_is_looked_for_where_the_range_begins_with_a_candle(
+    exchange: LocalExchange, tmp_path: Path
+) -> None:
+    """Of a range of years whose first candle is there only that candle is asked for before the walks begin."""
+    want = Want(HOURLY, parse_when("2020-01-01", now=0), parse_when("2024-01-01", now=0))
+    before = len(exchange.requests)
+    with open_store(tmp_path / "store") as store:
+        report = run(exchange, store, [want])
+    asked = [request.query for request in exchange.requests[before:] if request.path.endswith("/klines")]
+    assert report.ok
+    assert {query["interval"] for query in asked} == {"1h"}
+    assert "0" not in {query.get("startTime") for query in asked}
+    assert len(asked) <= 1 + -(-report.series[0].fetched // 999) + 1

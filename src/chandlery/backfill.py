@@ -17,7 +17,7 @@ from functools import partial
 from chandlery.candle import CandlePage, SeriesId
 from chandlery.errors import DataPipelineError, ExchangeError, SeriesLocked
 from chandlery.ingest import Door
-from chandlery.ledger import Fact, Ledger, State
+from chandlery.ledger import Fact, Ledger, State, settled_until, silent_end
 from chandlery.report import (
     PlannedRange,
     PlanReport,
@@ -27,12 +27,12 @@ from chandlery.report import (
     SeriesReport,
     Silent,
 )
-from chandlery.sources.base import Beginning, Source
+from chandlery.sources.base import Beginning, Source, beyond
 from chandlery.stores.base import Ask, NoFact, Page, SeriesFact, Store, Written, pieces
 from chandlery.timeframe import DAY, Timeframe
 from chandlery.timerange import RangeSet, TimeRange
 from chandlery.validate import check_rows
-from chandlery.wanted import Job, Want, Wanted, aside, in_reach, is_early, out_of_reach
+from chandlery.wanted import Job, Want, Wanted, aside, by_reach, in_reach, is_early, out_of_reach
 from chandlery.when import iso
 
 log = logging.getLogger("chandlery.backfill")
@@ -136,16 +136,18 @@ class Backfill:
         plans: list[SeriesPlan] = []
         for job in await self._wanted.jobs(wants, now):
             ranges: list[PlannedRange] = []
-            gone = RangeSet()
+            gone, pending = RangeSet(), 0
             if job.report.error is None:
                 ledger = await self._wanted.ledger(job.series)
                 gone = out_of_reach(job, ledger)
+                closed = max(job.span.since, settled_until(job.series.frame, now, self.settle))
+                pending = job.series.frame.count(min(closed, job.span.until), job.span.until)
                 for part in in_reach(job, self._wanted.left(job, now, ledger)):
                     estimate = await self.source.estimate(job.series, part)
                     ranges.append(
                         PlannedRange(part, estimate.via, estimate.requests, estimate.weight, estimate.seconds)
                     )
-            plans.append(SeriesPlan(job.series, job.span, ranges, job.report.error, list(gone)))
+            plans.append(SeriesPlan(job.series, job.span, ranges, job.report.error, list(gone), pending))
         return PlanReport(plans)
 
     # -- one series --------------------------------------------------------------------------------------------------
@@ -189,6 +191,7 @@ class Backfill:
             self.progress.started(job.series, sum(frame.count(r.since, r.until) for r in job.left))
             try:
                 await self._walk_all(job, now, door)
+                await self._heal(job, now, door)
                 await self._remember_listing(job, ledger, now, door)
             except ExchangeError as error:
                 if not known and not error.retryable:
@@ -217,13 +220,23 @@ class Backfill:
     async def _leave_out(self, job: Job, ledger: Ledger, now: int, door: Door) -> None:
         """Ask for nothing that is older than the exchange gives, and note what of it was never answered, at no cost."""
         job.reach = await self.source.reach(job.series, now)
-        gone = out_of_reach(job, ledger)
-        if gone if self.repair else gone - job.facts:
-            job.reach = await self.source.reach(job.series, now, check=True)
-        job.left = in_reach(job, job.left)
+        if gone := out_of_reach(job, ledger):
+            again = not self.repair and not gone - job.facts
+            job.reach = await self.source.reach(job.series, now, check=True, again=again)
+        # What was out of reach and no longer is, as a deeper reach or none at all says, is asked for again.
+        job.left = in_reach(job, job.left | by_reach(job, ledger))
         for part in out_of_reach(job, ledger) - job.facts:
-            reason = f"{job.series.exchange} gives no {job.series.timeframe} candle from before {iso(job.reach or 0)}"
+            reason = beyond(job.series, job.reach or 0)
             await door.put(SeriesFact(job.series, Fact(part, State.OUT_OF_REACH, reason, now)))
+
+    async def _heal(self, job: Job, now: int, door: Door) -> None:
+        """Ask again for what was called out of reach, where answers of this run showed that it is not."""
+        if job.reach is None or await self.source.reach(job.series, now) is not None:
+            return
+        ledger = await self._wanted.ledger(job.series)
+        job.reach, job.left = None, by_reach(job, ledger)
+        job.facts = RangeSet(f.range for f in ledger.facts)
+        await self._walk_all(job, now, door)
 
     @staticmethod
     async def _withdraw(job: Job, gone: RangeSet, door: Door) -> None:
@@ -238,6 +251,19 @@ class Backfill:
             job.report.counts = (
                 await asyncio.to_thread(self.store.account, job.series, wanted, gaps=False)
             ).counts
+            if job.report.counts[State.MISSING] and job.report.error is None:
+                await self._tell_silence(job)
+
+    async def _tell_silence(self, job: Job) -> None:
+        """Say where the candles of a market that trades have come to an end before now."""
+        ledger = await self._wanted.ledger(job.series)
+        gaps = (await asyncio.to_thread(self.store.account, job.series, RangeSet([job.span]))).gaps
+        end = silent_end(ledger, gaps)
+        if end is not None:
+            last = iso(job.series.frame.add(end.since, -1))
+            self.progress.note(
+                job.series, f"no candle after {last}; the market is quiet or the exchange is late"
+            )
 
     async def _lock(self, series: SeriesId, held: ExitStack) -> None:
         # Not in a thread: one that waits could not be ended, and the process with it.
@@ -300,6 +326,8 @@ class Backfill:
         answered = (await self._wanted.ledger(job.series)).answered_ranges
         if answered and answered.since < left.since:
             return left  # there was something before
+        if await self.source.has_candle(job.series, left.since):
+            return left
         begin = await self.source.beginning(job.series)
         if begin is None or begin.open <= left.since:
             return left

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
 from chandlery.candle import CandlePage, SeriesId
-from chandlery.ledger import Fact
+from chandlery.ledger import Fact, State
 from chandlery.timeframe import Timeframe
 from chandlery.timerange import TimeRange
+from chandlery.when import iso
 
 if TYPE_CHECKING:
     import polars as pl
@@ -61,6 +62,20 @@ class Estimate:
     via: str
 
 
+def beyond(series: SeriesId, oldest: int) -> str:
+    """The reason of a fact that rests on nothing but the depth that a profile knows."""
+    return f"{_beyond(series)}{iso(oldest)}"
+
+
+def is_beyond(series: SeriesId, fact: Fact) -> bool:
+    """Whether a fact rests on nothing but the depth that a profile knows."""
+    return fact.state is State.OUT_OF_REACH and fact.reason.startswith(_beyond(series))
+
+
+def _beyond(series: SeriesId) -> str:
+    return f"{series.exchange} gives no {series.timeframe} candle from before "
+
+
 class Source(ABC):
     """Answers for one exchange. Use it as an async context manager, in one event loop."""
 
@@ -100,13 +115,20 @@ class Source(ABC):
         found = await self.listing(series)
         return None if found is None else Beginning(found)
 
-    async def reach(self, series: SeriesId, now: int, *, check: bool = False) -> int | None:
+    async def reach(
+        self, series: SeriesId, now: int, *, check: bool = False, again: bool = False
+    ) -> int | None:
         """The open time of the oldest candle that can be had at `now` (the exchange's time), None where all can.
 
-        Only what is sure is said. The boundary moves on with time. With `check` a request or two may be spent, once for all
-        series, on whether it still holds.
+        Only what is sure is said. The boundary moves on with time. With `check` a few requests may be spent, once for
+        all series, on whether it still holds: with `again`, because an earlier run did so, only where nothing but a measurement
+        says so.
         """
         return None
+
+    async def has_candle(self, series: SeriesId, opened: int) -> bool:
+        """Whether one answer shows a candle that opens at `opened`. False proves nothing; at most one request."""
+        return False
 
     async def volume_unit(self, series: SeriesId) -> str:
         """The unit of the volumes in `pages`: "base" (currency), "quote", "contracts" or "unknown"."""

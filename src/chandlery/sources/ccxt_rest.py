@@ -17,14 +17,15 @@ from chandlery.clock import Clock, SystemClock
 from chandlery.errors import BadAnswer, ExchangeError, ExchangeRefused, UnknownSymbol, UnknownTimeframe
 from chandlery.ledger import Fact, State
 from chandlery.sources.asking import Asker
-from chandlery.sources.base import Beginning, Estimate, Market, Source, Traffic
+from chandlery.sources.base import Beginning, Estimate, Market, Source, Traffic, beyond
 from chandlery.sources.beginnings import Beginnings
 from chandlery.sources.ccxt_client import DECLARING, Client
 from chandlery.sources.ccxt_errors import instead_of
+from chandlery.sources.depth import DepthCheck
 from chandlery.sources.exchange_clock import ExchangeClock
 from chandlery.sources.holes import Usual
 from chandlery.sources.manners import Manners, in_base, market_of, settle_of
-from chandlery.sources.observed import SEEN, Observed
+from chandlery.sources.observed import Observed
 from chandlery.sources.pacing import UNTIL_DECLARED, Pacer
 from chandlery.sources.profile_book import ProfileBook
 from chandlery.sources.retry import persist
@@ -42,8 +43,6 @@ MISREAD = {"ndax": "ccxt takes the end of each for its open time"}
 MISNAMED = frozenset({("kraken", "2w")})
 #: Times that a walk is begun again because what it began with has slipped out of reach.
 SLIPS = 3
-#: Candles asked for once a run from before those that an exchange is known to give.
-OLDER = 20
 
 
 class CcxtRest(Source):
@@ -115,7 +114,9 @@ class CcxtRest(Source):
         self._time = ExchangeClock(self.client, self.clock, self._asker.patience)
         self._manners = Manners(self.profile, now=self._time.now_ms, hint=self._hint)
         self._observed = Observed(exchange_id)
-        self._depth_doubted: set[str | None] = set()
+        #: Of which kinds of series the depth was found to hold in this run, and at which series was looked for it.
+        self._depth_holds: set[tuple[str | None, str, str]] = set()
+        self._depth_looked: set[SeriesId] = set()
         self._doubting = asyncio.Lock()
         # ccxt chooses endpoints, and the ends of pages, by the time.
         self.client.ccxt.milliseconds = self._time.now_ms
@@ -217,7 +218,9 @@ class CcxtRest(Source):
     async def _oldest_in_reach(self, series: SeriesId, now: int) -> Beginning | None:
         """The oldest candle of a depth that the profile knows, in one ask; None where there is no depth, or none so old."""
         market, frame = self._markets[series.symbol], series.frame
-        oldest = self._manners.reach(series, market, max(now, self._time.now_ms()))
+        moment = max(now, self._time.now_ms())
+        documented = self._manners.depth_documented(series, market)
+        oldest = await self.reach(series, moment, check=not documented)
         if oldest is None:
             return None
         room = self._manners.page(series, market)(oldest)
@@ -228,13 +231,15 @@ class CcxtRest(Source):
             return None
         return Beginning(rows.first, deeper=True)
 
-    async def reach(self, series: SeriesId, now: int, *, check: bool = False) -> int | None:
+    async def reach(
+        self, series: SeriesId, now: int, *, check: bool = False, again: bool = False
+    ) -> int | None:
         """The open time of the oldest candle that can be had at `now`, by the exchange's profile; see `Source.reach`."""
         market = await self.known(series)
         oldest = self._manners.reach(series, market, now)
-        if oldest is None or not check:
+        if oldest is None or not check or (again and self._manners.depth_documented(series, market)):
             return oldest
-        await self._doubt_depth(series, market, oldest, now)
+        await self._doubt_depth(series, market, now)
         return self._manners.reach(series, market, now)
 
     async def volume_unit(self, series: SeriesId) -> str:
@@ -267,6 +272,8 @@ class CcxtRest(Source):
             self._observed.saw(
                 str(market.family), habits, asked, frame, since=since, limit=limit, now=self._time.now_ms()
             )
+            if self._observed.goes_deeper(str(market.family)):
+                self._manners.distrust_depth(market)
         size = self._manners.contract_size(market)
         return frame if size is None else in_base(frame, size)
 
@@ -283,7 +290,7 @@ class CcxtRest(Source):
                 oldest = await self.reach(series, moment, check=True)
             if oldest is not None and since < min(oldest, until):
                 gone = TimeRange(since, min(oldest, until))
-                yield Fact(gone, State.OUT_OF_REACH, self._manners.why_not(series, oldest))
+                yield Fact(gone, State.OUT_OF_REACH, beyond(series, oldest))
                 since = gone.until
             if since >= until:
                 return
@@ -301,26 +308,34 @@ class CcxtRest(Source):
             else:
                 return
 
-    async def _doubt_depth(self, series: SeriesId, market: Market, oldest: int, now: int) -> None:
-        """Ask once a run for what should be out of reach: of an exchange that gives it, all may be had."""
-        async with self._doubting:  # all that goes on at once waits for what the one look shows
-            if market.family not in self._depth_doubted:
-                self._depth_doubted.add(market.family)
-                if await self._gives_older(series, oldest, now):
-                    self._manners.distrust_depth(market)
+    async def _doubt_depth(self, series: SeriesId, market: Market, now: int) -> None:
+        """Ask once a run for what should be out of reach: of an exchange that gives it, all may be had.
 
-    async def _gives_older(self, series: SeriesId, oldest: int, now: int) -> bool:
-        """Whether several answers hold candles from before `oldest`."""
-        frame = series.frame
-        for turn in range(1, SEEN + 1):
-            since = frame.add(oldest, -turn * OLDER)
-            try:
-                rows = await self._asker.once(series, series.timeframe, since, OLDER, now, frame)
-            except ExchangeError:
-                return False  # refused, as it should be, or a fault: the walk will meet it too
-            if rows.first is None or not since <= rows.first < frame.add(oldest, -2):
-                return False
-        return True
+        A series that cannot tell is asked for as if no depth were known, unless the exchange documents it.
+        """
+        async with self._doubting:  # all that goes on at once waits for what the one look shows
+            documented = self._manners.depth_documented(series, market)
+            alike = (market.family, *(("", "") if documented else (series.kind, series.timeframe)))
+            oldest = self._manners.reach(series, market, now)
+            if oldest is None or alike in self._depth_holds or series in self._depth_looked:
+                return
+            check = DepthCheck(
+                self._asker,
+                series,
+                self._offered().values(),
+                oldest=oldest,
+                now=now,
+                moved=lambda: self._manners.reach(series, market, self._time.now_ms()) or oldest,
+            )
+            said = await (check.documented() if documented else check.learnt())
+            self._depth_looked.add(series)
+            if said == "further":
+                self._manners.distrust_depth(market)
+                self._observed.found_deeper(str(market.family))
+            elif said == "holds":
+                self._depth_holds.add(alike)
+            elif not documented:
+                self._manners.distrust_depth(market, series)
 
     def _walk(self, series: SeriesId, market: Market, span: TimeRange, now: int) -> Walk:
         return Walk(
