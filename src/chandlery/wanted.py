@@ -12,7 +12,7 @@ from chandlery.candle import SeriesId, no_candles
 from chandlery.errors import ExchangeError, NoSuchSeries, UsageError
 from chandlery.ledger import Fact, Ledger, State, account, aligned, to_ask
 from chandlery.report import Progress, SeriesReport
-from chandlery.sources.base import Beginning, Source
+from chandlery.sources.base import Beginning, Source, is_beyond
 from chandlery.stores.base import Store
 from chandlery.timeframe import DAY
 from chandlery.timerange import RangeSet, TimeRange
@@ -225,6 +225,12 @@ def out_of_reach(job: Job, ledger: Ledger) -> RangeSet:
     if job.reach is None or job.reach <= job.span.since:
         return RangeSet()
     return RangeSet.of(job.span.since, min(job.reach, job.span.until)) - ledger.answered_ranges
+
+
+def by_reach(job: Job, ledger: Ledger) -> RangeSet:
+    """What of the job's span is out of reach by nothing but the depth that the exchange's profile knew, and was never answered."""
+    said = RangeSet(fact.range for fact in ledger.facts if is_beyond(job.series, fact))
+    return (said & RangeSet([job.span])) - ledger.answered_ranges
 
 
 def in_reach(job: Job, left: RangeSet) -> RangeSet:

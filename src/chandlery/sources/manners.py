@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from chandlery.sources.base import Market
 from chandlery.sources.edges import Rooms
 from chandlery.sources.profile import LINEAR, SPOT, Habits, Profile, Volume
-from chandlery.when import iso
+from chandlery.sources.profile_book import shipped
 
 if TYPE_CHECKING:
     import polars as pl
@@ -80,6 +80,7 @@ class Manners:
         self._now = now
         self._hint = hint
         self._distrusted: set[str | None] = set()
+        self._unproven: set[SeriesId] = set()
         self._rooms: dict[str | None, Rooms] = {}
 
     def habits(self, market: Market) -> Habits | None:
@@ -141,20 +142,28 @@ class Manners:
         habits = self.habits(market)
         if habits is None or not habits.depth_is_time or market.family in self._distrusted:
             return None
+        if series in self._unproven:
+            return None
         candles = habits.reach(series.frame)
         if candles is None:
             return None
         oldest = series.frame.add(series.frame.floor(now), 1 - candles)
         return oldest if oldest > 0 else None  # 10,000 weeks go back to before there was anything to give
 
-    def distrust_depth(self, market: Market) -> None:
-        """Believe in no depth of such markets any more: older candles came."""
-        self._distrusted.add(market.family)
+    def depth_documented(self, series: SeriesId, market: Market) -> bool:
+        """Whether the depth is one that the exchange documents: as in the shipped profile. A learnt one was only measured."""
+        habits, known = self.habits(market), None if self.profile is None else shipped(self.profile.exchange)
+        documented = None if known is None or market.family is None else known.habits(market.family)
+        if habits is None or documented is None:
+            return False
+        return documented.depth_is_time and habits.reach(series.frame) == documented.reach(series.frame)
 
-    @staticmethod
-    def why_not(series: SeriesId, oldest: int) -> str:
-        """Why nothing before `oldest` can be had."""
-        return f"{series.exchange} gives no {series.timeframe} candle from before {iso(oldest)}"
+    def distrust_depth(self, market: Market, series: SeriesId | None = None) -> None:
+        """Believe in no depth of such markets any more, for older candles came; with `series`, only in none of that."""
+        if series is None:
+            self._distrusted.add(market.family)
+        else:
+            self._unproven.add(series)
 
     def volume_unit(self, series: SeriesId, market: Market) -> Volume:
         """The unit of the volumes that the source gives: contracts of linear markets are made base units."""

@@ -69,6 +69,7 @@ class _Seen:
     flat: int = 0
     deeper: set[int] = field(default_factory=set)
     oldest: int = 0
+    sought: bool = False  # older candles were asked for, and came
     begins: int | None = None
 
 
@@ -141,6 +142,15 @@ class Observed:
             self._habits[market] = habits
             self._seen.setdefault(market, _Seen()).begins = first
 
+    def goes_deeper(self, market: str) -> bool:
+        """Whether answers certainly held candles from beyond the depth of such markets."""
+        seen = self._seen.get(market)
+        return seen is not None and len(seen.deeper) >= (1 if seen.sought else SEEN)
+
+    def found_deeper(self, market: str) -> None:
+        """Take that candles from beyond the depth were asked for, and came: that needs no more answers to be sure."""
+        self._seen.setdefault(market, _Seen()).sought = True
+
     @staticmethod
     def _size(
         seen: _Seen,
@@ -170,7 +180,9 @@ class Observed:
         """What is certainly not as the profile says."""
         found: list[Difference] = []
         for market, seen in self._seen.items():
-            habits = self._habits[market]
+            habits = self._habits.get(market)
+            if habits is None:
+                continue
 
             def told(habit: str, says: object, shows: str, market: str = market) -> None:
                 found.append(Difference(self.exchange, market, habit, str(says), shows))
@@ -206,7 +218,7 @@ class Observed:
                     dict(habits.depth) or "all",
                     f"nothing older than {iso(seen.begins)}, though there was",
                 )
-            if len(seen.deeper) >= SEEN:
+            if self.goes_deeper(market):
                 told("depth", dict(habits.depth), f"candles as old as {iso(seen.oldest)}")
         return found
 
