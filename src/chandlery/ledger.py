@@ -122,6 +122,19 @@ def settled_until(timeframe: Timeframe, now: int, settle: int) -> int:
     return timeframe.floor(now - settle)
 
 
+def silent_end(ledger: Ledger, gaps: Sequence[Gap]) -> Gap | None:
+    """The gap of slots that were asked for and not answered up to the latest ask, None where there is none.
+
+    `gaps` are in order of time. So it looks where a market that still trades has fallen silent.
+    """
+    end = settled_until(ledger.timeframe, ledger.clock, ledger.settle)
+    for gap in reversed(gaps):
+        if gap.since < end:
+            asked = gap.since in ledger.asked
+            return gap if gap.state is State.MISSING and gap.until >= end and asked else None
+    return None
+
+
 def aligned(timeframe: Timeframe, wanted: TimeRange) -> TimeRange:
     """The same slots as `wanted`, from an open time to an open time."""
     since = timeframe.ceil(wanted.since)

@@ -114,13 +114,17 @@ class PlannedRange:
 
 @dataclass(frozen=True, slots=True)
 class SeriesPlan:
-    """What a run would ask for of one series, and what of it is older than its exchange gives."""
+    """What a run would ask for of one series, and what of it is older than its exchange gives.
+
+    `pending` counts the candles at the end of its span that have not closed, which are not asked for.
+    """
 
     series: SeriesId
     span: TimeRange
     ranges: list[PlannedRange]
     error: DataPipelineError | None = None
     out_of_reach: list[TimeRange] = field(default_factory=list)
+    pending: int = 0
 
     def as_json(self) -> dict[str, Any]:
         """The series' part of `plan --json`."""

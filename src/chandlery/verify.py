@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from chandlery.candle import SeriesId
 from chandlery.errors import DataPipelineError
-from chandlery.ledger import Account, State, aligned
+from chandlery.ledger import Account, Gap, Ledger, State, aligned, silent_end
 from chandlery.report import error_json, series_json, slots_json
 from chandlery.stores.base import Problem, Store, pieces
 from chandlery.timerange import RangeSet
@@ -39,19 +39,21 @@ class SeriesVerdict:
     def ok(self) -> bool:
         """Whether every slot is accounted for and nothing is wrong with what is there."""
         counts = self.account.counts
-        bad = (
-            counts[State.MISSING]
-            + counts[State.QUARANTINED]
-            + self.invalid
-            + self.duplicates
-            + self.unexplained
-        )
-        if self.reach_asked:
-            bad += counts[State.OUT_OF_REACH]
+        bad = sum(counts[state] for state in self.faulty) + self.invalid + self.duplicates + self.unexplained
         return bad == 0 and not self.problems and self.error is None
 
+    @property
+    def faulty(self) -> tuple[State, ...]:
+        """The states whose slots make the series fail."""
+        reach = (State.OUT_OF_REACH,) if self.reach_asked else ()
+        return State.MISSING, State.QUARANTINED, *reach
+
+    def first_gaps(self, most: int) -> list[Gap]:
+        """At most so many gaps: those that make it fail first, then the others, each in order of time."""
+        return sorted(self.account.gaps, key=lambda gap: gap.state not in self.faulty)[:most]
+
     def as_json(self, gaps: int = GAPS_LISTED) -> dict[str, Any]:
-        """The series' part of `verify --json`, with at most `gaps` gaps listed."""
+        """The series' part of `verify --json`, with at most `gaps` gaps listed in order of time, none that makes it fail left out for another."""
         found = self.account.gaps
         return {
             **series_json(self.series),
@@ -72,7 +74,7 @@ class SeriesVerdict:
                     "state": gap.state.value,
                     "reason": gap.reason,
                 }
-                for gap in found[:gaps]
+                for gap in sorted(self.first_gaps(gaps), key=lambda gap: gap.since)
             ],
             "error": error_json(self.error),
         }
@@ -102,7 +104,7 @@ def verify_series(
         series=series,
         first=first,
         last=last,
-        account=Account(account.expected + lost, account.counts, account.gaps),
+        account=Account(account.expected + lost, account.counts, _said_of_the_end(ledger, account.gaps)),
         duplicates=sum(p.candles for p in problems if p.kind == "duplicate"),
         invalid=invalid,
         unexplained=lost + account.unexplained + sum(p.candles for p in problems if p.kind == "ledger"),
@@ -115,6 +117,16 @@ def cannot_verify(series: SeriesId, error: DataPipelineError) -> SeriesVerdict:
     """The verdict on a series of which nothing can be said."""
     nothing = Account(0, dict.fromkeys(State, 0), ())
     return SeriesVerdict(series, None, None, nothing, 0, 0, 0, (), reach_asked=False, error=error)
+
+
+def _said_of_the_end(ledger: Ledger, gaps: tuple[Gap, ...]) -> tuple[Gap, ...]:
+    """The gaps, with what may be the reason where candles came to an end before now."""
+    end = silent_end(ledger, gaps)
+    if end is None:
+        return gaps
+    last = iso(ledger.timeframe.add(end.since, -1))
+    reason = f"no candle after {last}; the market is quiet, the exchange is late, or the fetch was broken off"
+    return tuple(replace(gap, reason=reason) if gap is end else gap for gap in gaps)
 
 
 def _look(store: Store, series: SeriesId, wanted: RangeSet) -> tuple[int, int | None, int | None]:

@@ -285,13 +285,16 @@ def _tell(out: Output, verdicts: Sequence[SeriesVerdict], gaps: int | None, *, a
         out.json({"ok": all(v.ok for v in verdicts), "series": [v.as_json(listed) for v in verdicts]})
         return
     out.table(*_table(verdicts))
-    rows = [row for verdict in verdicts for row in _gap_rows(verdict, gaps)]
+    told = [_gap_rows(verdict, gaps) for verdict in verdicts]
+    rows = [row for some, _ in told for row in some]
     if rows:
         out.text()
         head, names = series_names([row[0] for row in rows])
         head = "gaps of" if head == "series" else f"gaps of {head}"
         table = [[name, *row[1]] for name, row in zip(names, rows, strict=True)]
         out.table([head, "from", "to", "candles", "state", "reason"], table)
+    if (more := sum(number for _, number in told)) and gaps != 0:
+        out.say(f"... and {more:,} more gap{'' if more == 1 else 's'}; --gaps lists so many of each series")
     bad = sum(not v.ok for v in verdicts)
     out.say(
         f"{len(verdicts) - bad:,} of {len(verdicts):,} series complete"
@@ -332,18 +335,23 @@ def stored_of(verdict: SeriesVerdict) -> int:
     return verdict.account.counts[State.STORED]
 
 
-def _gap_rows(verdict: SeriesVerdict, gaps: int | None) -> list[tuple[SeriesId, list[Cell]]]:
-    """The gaps to list: the first `gaps`, or where nothing is said the first few that are no part of the market."""
+def _gap_rows(verdict: SeriesVerdict, gaps: int | None) -> tuple[list[tuple[SeriesId, list[Cell]]], int]:
+    """The gaps to list, those that make the series fail first, and how many more there are.
+
+    Where nothing is said how many, only those count that are no part of the market's life.
+    """
     from chandlery.ledger import State
 
     explained = (State.ABSENT, State.PENDING, State.BEFORE_LISTING, State.AFTER_END)
-    found: Sequence[Gap] = verdict.account.gaps
+    found: Sequence[Gap] = verdict.first_gaps(len(verdict.account.gaps))
     if gaps is None:
-        found = [g for g in found if g.state not in explained][:GAPS_SHOWN]
-    return [
+        found = [g for g in found if g.state not in explained]
+    listed = found[: GAPS_SHOWN if gaps is None else gaps]
+    rows: list[tuple[SeriesId, list[Cell]]] = [
         (
             verdict.series,
             [minute(g.since), minute(g.until), g.candles, g.state.value.replace("_", " "), g.reason],
         )
-        for g in found[:gaps]
+        for g in listed
     ]
+    return rows, len(found) - len(listed)

@@ -190,6 +190,8 @@ def tell_plan(out: Output, report: PlanReport, *, as_json: bool) -> None:
             for name, (series, r) in zip(names, gone, strict=True)
         ]
         out.table([head, "from", "to", "candles"], lost)
+    if pending := sum(s.pending for s in report.series):
+        out.say(f"{pending:,} not closed yet, left out here; fetch counts that as pending")
     candles = sum(sizes)
     if not rows:
         if all(s.error is None for s in report.series):
