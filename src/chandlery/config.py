@@ -72,7 +72,7 @@ def _in_share(value: float) -> float:
 def _exchange_id(value: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9_]+", value):
         raise ValueError("write an exchange id as ccxt knows it, such as binance")
-    return value
+    return value.lower()  # as all ids of ccxt are
 
 
 def _web_address(value: str) -> str:
@@ -195,7 +195,7 @@ def load_settings(folder: Path | None = None, **flags: Any) -> Settings:
     environment = _Layer(_known(EnvSettingsSource(Settings)()))
     layers = [_Layer(flags, flags=True), environment, dotenv, toml]
     exchange = next(
-        (str(layer.values["exchange"]) for layer in layers if "exchange" in layer.values), "binance"
+        (str(layer.values["exchange"]).lower() for layer in layers if "exchange" in layer.values), "binance"
     )
     files = [dotenv]
     if re.fullmatch(r"[A-Za-z0-9_]+", exchange):

@@ -66,6 +66,8 @@ def matching(
             hint="chandlery fetch SYMBOL stores some; --store names another store",
         )
     here = [s for s in kept if exchange is None or s.series.exchange == exchange]
+    if not here and exchange is not None:
+        here = [s for s in kept if s.series.exchange.lower() == exchange.lower()]
     if not here:
         raise NoSuchSeries(
             f"no series of {exchange!r} in {store.url}",

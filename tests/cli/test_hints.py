@@ -59,6 +59,34 @@ def test_a_path_where_nothing_answers_names_one_that_may(
     assert done.code == 0, done.err
 
 
+def test_capitals_do_not_matter_in_the_name_of_an_exchange(
+    run: Callable[..., Any], several: LocalExchange
+) -> None:
+    """-e Kraken is kraken, for what fetches and for what reads."""
+    done = run(
+        "fetch", "BTC/USDT", "-t", "1d", "-e", "Kraken", *WEEK, "--exchange-url", several.url, "--json"
+    )
+    assert done.code == 0, done.err
+    assert done.json["series"][0]["exchange"] == "kraken"
+    assert run("verify", "-e", "KRAKEN").code == 0
+    assert len(run("show", "BTC/USDT", "-t", "1d", "-e", "Kraken", "--json").json) == 7
+    topped = run("fetch", "-e", "Kraken", "--until", "2024-06-01", "--exchange-url", several.url)
+    assert topped.code == 0, topped.err
+
+
+@pytest.mark.parametrize(
+    "command",
+    [("show", "BTC/USDT"), ("export", "BTC/USDT"), ("fetch", "BTC/USDT"), ("verify",), ("list",)],
+)
+def test_two_exchanges_where_one_is_meant_are_refused(
+    run: Callable[..., Any], command: tuple[str, ...]
+) -> None:
+    """-e given twice is a usage error: the first would be dropped without a word."""
+    done = run(*command, "-e", "kraken", "--exchange=okx")
+    assert (done.code, done.out) == (2, "")
+    assert "-e is given more than once" in said(done.err)
+
+
 def test_a_swap_of_an_exchange_without_swaps(run: Callable[..., Any], several: LocalExchange) -> None:
     """Kraken lists spot only: the hint says so and where its swaps are, and names no pair that would not help."""
     done = run("fetch", "BTC/USDT:USDT", "-e", "kraken", *WEEK, "--exchange-url", several.url)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import socket
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +72,16 @@ def test_probe_verbose_shows_evidence(run: Any, state: Path) -> None:
     done = run("probe", "binance", "--quick", "--dry-run", "-v")
     assert "spot window: BTC/USDT 1d since" in done.err
     assert "limit 10 -> 10 rows" in done.err
+
+
+def test_probe_of_nobody_in_json(run: Any, state: Path, tmp_path: Path) -> None:
+    """Where no server answers --json still gives a document, with ok false and the problem, and 3 is the exit code."""
+    with closing(socket.create_server(("127.0.0.1", 0))) as free:
+        url = f"http://127.0.0.1:{free.getsockname()[1]}"
+    done = run("probe", "binance", "--quick", "--json", "--exchange-url", url)
+    assert done.code == 3, done.err
+    assert (done.json["ok"], done.json["exchange"], done.json["habits"]) == (False, "binance", [])
+    assert "cannot reach 127.0.0.1" in done.json["error"]["message"]
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,7 @@ from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
 from chandlery.cli.narrow import Cell, Mark, narrower
-from chandlery.cli.slips import value_error
+from chandlery.cli.slips import refuse_twice, value_error
 from chandlery.cli.wrap import wrapped
 from chandlery.errors import (
     DatabaseError,
@@ -302,6 +302,12 @@ class Group(TyperGroup):
             return super().invoke(ctx)
         except BrokenPipeError:
             raise typer.Exit(_reader_gone()) from None
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """The command that is named; refuses an exchange that is given twice where one is meant."""
+        found = super().resolve_command(ctx, args)
+        refuse_twice(found[1], ctx, found[2])
+        return found
 
     def main(self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any) -> NoReturn:  # type: ignore[override]
         """Run a command and leave with its exit code."""

@@ -11,6 +11,7 @@ from chandlery.cli.fetch import source_of
 from chandlery.cli.interrupt import run_until_interrupted
 from chandlery.cli.narrow import Cell, Mark
 from chandlery.cli.output import Output
+from chandlery.errors import ExchangeError, UsageError
 
 if TYPE_CHECKING:
     from chandlery.config import Settings
@@ -63,11 +64,17 @@ def probe(
 
     out = Output(quiet=quiet, verbose=verbose)
     settings = opt.settle(out, exchange=exchange, exchange_url=exchange_url, budget=budget)
+    exchange = settings.exchange
     book = ProfileBook(settings.state or state_folder())
     before = book.load(exchange)
-    probed = run_until_interrupted(
-        out, lambda: _probe(out, settings, before, tuple(symbol or ()), quick=quick, signed=signed)
-    )
+    try:
+        probed = run_until_interrupted(
+            out, lambda: _probe(out, settings, before, tuple(symbol or ()), quick=quick, signed=signed)
+        )
+    except ExchangeError as error:
+        if as_json and not isinstance(error, UsageError):
+            out.json(_nothing_learnt(exchange, before, error))
+        raise
     saved = None if dry_run else str(book.save(probed.profile))
     forget_learnt()
     habits = probed.habits(before)
@@ -133,6 +140,21 @@ def _text(value: Any) -> str | None:
     )
 
 
+def _nothing_learnt(exchange: str, before: Profile | None, error: ExchangeError) -> dict[str, Any]:
+    """The document of a probe that the exchange did not let begin."""
+    from chandlery.report import error_json
+
+    return {
+        "ok": False,
+        "exchange": exchange,
+        "before": None if before is None else before.origin,
+        "saved": None,
+        "problems": [error.message],
+        "habits": [],
+        "error": error_json(error),
+    }
+
+
 def _json(probed: Probed, habits: list[Habit], before: Profile | None, saved: str | None) -> dict[str, Any]:
     from chandlery.when import iso
 
@@ -147,6 +169,7 @@ def _json(probed: Probed, habits: list[Habit], before: Profile | None, saved: st
         "saved": saved,
         "limits": probed.limits,
         "problems": probed.problems,
+        "error": None,
         "habits": [
             {
                 "market": one.market,

@@ -30,3 +30,14 @@ def value_error(error: Any, message: str, args: Sequence[str]) -> UsageError | N
         shown = f" {given[-1]!r}" if given else " that"
         return UsageError(f"{names[-1]} cannot be{shown}", hint=mend.format(*found.groups()))
     return None
+
+
+def refuse_twice(command: Any, context: Any, args: Sequence[str]) -> None:
+    """Raise UsageError where a command that takes one exchange is given several: the last alone would count."""
+    parser = command.make_parser(type(context)(command, parent=context))
+    try:
+        order = parser.parse_args(list(args))[2]
+    except Exception:  # noqa: BLE001 - the command itself says what is wrong with its arguments
+        return
+    if sum(one.name == "exchange" and not one.multiple and "-e" in one.opts for one in order) > 1:
+        raise UsageError("-e is given more than once", hint="name one exchange; run the command for each")
