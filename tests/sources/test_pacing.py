@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from chandlery.candle import SeriesId
 from chandlery.errors import RateLimited
 from chandlery.exchange import ExchangeSettings, LocalExchange
 from chandlery.sources.bans import BanBook
+from chandlery.sources.limits import limits_from
 from chandlery.timerange import TimeRange
 
 MINUTE = 60_000
@@ -209,3 +211,42 @@ def test_no_declared_limit_is_not_paced(opened: Callable[..., Any], walk: Any, c
 
         assert asyncio.run(main()).error is None
     assert clock.waits == []
+
+
+def test_a_fault_of_our_own_is_not_the_exchanges(
+    opened: Callable[..., Any], clock: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An error of the pacer before a request is sent ends the ask at once: nothing is asked again, nor called an answer."""
+    with LocalExchange(ExchangeSettings(), clock=clock) as exchange:
+
+        async def main() -> None:
+            async with opened(exchange.url) as source:
+                host = source.client.pacer.host(exchange.url.removeprefix("http://"))
+                monkeypatch.setattr(host, "budgets", [object()])
+                with pytest.raises(AttributeError):
+                    await source.markets()
+
+        asyncio.run(main())
+        assert not exchange.requests
+    assert not clock.waits
+
+
+@pytest.mark.parametrize(
+    "limit",
+    [
+        {"weight": math.inf, "window_ms": 1000},
+        {"weight": 10, "window_ms": math.nan},
+        {"weight": 10, "window_ms": -1},
+        {"weight": 10, "window_ms": 1000, "costs": [{"path": "klines", "weight": math.inf}]},
+        {"weight": 10, "window_ms": 1000, "costs": [{"path": "klines", "weight": -5}]},
+        {
+            "weight": 10,
+            "window_ms": 1000,
+            "costs": [{"path": "klines", "weight": 1, "by_limit": [[9, math.nan]]}],
+        },
+    ],
+)
+def test_limits_that_none_can_keep_are_refused(limit: dict[str, Any]) -> None:
+    """A profile whose limits are infinite, negative or no numbers is damaged, and said to be before anything is sent."""
+    with pytest.raises(ValueError, match="not a number above 0"):
+        limits_from([{"name": "x", **limit}])

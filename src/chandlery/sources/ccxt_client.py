@@ -47,9 +47,19 @@ BODY_LIMIT = 16 * 1024 * 1024
 #: Exchanges that declare request weights themselves, in exchangeInfo and headers.
 DECLARING = frozenset({"binance", "binanceus", "binanceusdm", "binancecoinm"})
 
+#: What ccxt's own parsers raise where they fall over answers of a shape that they do not know.
+_PARSERS_FALL = (KeyError, TypeError, ValueError, AttributeError, IndexError, ArithmeticError)
 
 _STATUSES = frozenset(status.value for status in HTTPStatus)
 _PLAIN = re.compile(r"[A-Za-z0-9_.~-]*").fullmatch
+
+
+class _OurFault(Exception):
+    """Around an error of our own code, which says nothing of the exchange: that ccxt's parsers fell over an answer."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(str(error))
+        self.error = error
 
 
 class _NotSent(Exception):
@@ -234,9 +244,11 @@ class Client:
             return await getattr(self.ccxt, name)(*args, **kwargs), call
         except ExchangeError:
             raise
+        except _OurFault as fault:
+            raise fault.error from fault.error.__cause__
         except ccxt.BaseError as error:
             raise self._error(error, call.reply) from error
-        except (KeyError, TypeError, ValueError, AttributeError, IndexError, ArithmeticError) as error:
+        except _PARSERS_FALL as error:
             # ccxt's own parsers fall over answers of a shape that they do not know.
             raise self._error(ccxt.BadResponse(f"{type(error).__name__}: {error}"), call.reply) from error
         finally:
@@ -295,16 +307,19 @@ class Client:
         if call is not None and call.dry:
             raise _NotSent(url, cost)
         sent = exchange.prepare_request_headers(headers)
-        async with host.turn(url, cost) as ticket:
-            self.traffic.requests += 1
-            self.traffic.weight += host.weight(url, cost)
-            reply = Reply(url=url)
-            if call is not None:
-                call.reply = reply
-            raw = await self._exchange_bytes(reply, url, method, sent, body)
-            host.report(reply.headers, ticket)
-            if asks_to_wait(reply):
-                raise self._refused(host, ticket, reply, ccxt.DDoSProtection(""))
+        try:
+            async with host.turn(url, cost) as ticket:
+                self.traffic.requests += 1
+                self.traffic.weight += host.weight(url, cost)
+                reply = Reply(url=url)
+                if call is not None:
+                    call.reply = reply
+                raw = await self._exchange_bytes(reply, url, method, sent, body)
+                host.report(reply.headers, ticket)
+                if asks_to_wait(reply):
+                    raise self._refused(host, ticket, reply, ccxt.DDoSProtection(""))
+        except _PARSERS_FALL as error:
+            raise _OurFault(error) from error  # no answer was parsed yet
         try:
             decoded = self._believed(reply, url, method, raw, sent, body)
         except (ccxt.RateLimitExceeded, ccxt.DDoSProtection) as error:
@@ -371,6 +386,8 @@ class Client:
             raise ccxt.PermissionDenied("the server's certificate cannot be verified") from error
         except (aiohttp.ClientError, OSError) as error:
             raise ccxt.ExchangeNotAvailable(unreachable(error, urlsplit(url).netloc)) from error
+        except ValueError as error:  # aiohttp, of what is no HTTP
+            raise ccxt.BadResponse(f"{self.id}: {error}") from error
         reply.status, reply.headers = answer.status, answer.headers
         self.date = reply.headers.get("date", self.date)
         reply.body = answer.body[:2000].decode("utf-8", "replace")

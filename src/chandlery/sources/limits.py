@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+_MOST = 1e15  # doubles count exactly up to there
+
 
 @dataclass(frozen=True, slots=True)
 class Cost:
@@ -65,15 +67,15 @@ def limits_from(items: Sequence[Mapping[str, Any]]) -> tuple[RequestLimit, ...]:
         RequestLimit(
             name=str(item["name"]),
             weight=_positive(item["weight"]),
-            window_ms=int(_positive(item["window_ms"])),
+            window_ms=max(1, int(_positive(item["window_ms"]))),
             fixed=bool(item.get("fixed", False)),
             paths=tuple(item.get("paths", ())),
             header=str(item.get("header", "")).lower(),
             costs=tuple(
                 Cost(
                     str(cost["path"]),
-                    float(cost["weight"]),
-                    tuple((int(rows), float(weight)) for rows, weight in cost.get("by_limit", ())),
+                    _positive(cost["weight"]),
+                    tuple((int(rows), _positive(weight)) for rows, weight in cost.get("by_limit", ())),
                 )
                 for cost in item.get("costs", ())
             ),
@@ -83,6 +85,6 @@ def limits_from(items: Sequence[Mapping[str, Any]]) -> tuple[RequestLimit, ...]:
 
 
 def _positive(value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
-        raise ValueError(f"not a number above 0: {value!r}")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < _MOST:
+        raise ValueError(f"not a number above 0, and below 10**15: {value!r}")
     return float(value)

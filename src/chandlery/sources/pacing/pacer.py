@@ -39,7 +39,7 @@ class Pacer:
         self.share = share
         self.limits = limits
         self.unit_ms = unit_ms
-        self.in_flight = in_flight
+        self.in_flight = in_flight if in_flight > 0 else IN_FLIGHT
         self._hosts: dict[str, Host] = {}
 
     def host(self, name: str) -> Host:
@@ -54,7 +54,7 @@ class Pacer:
                 share=self.share,
                 limits=self.limits,
                 unit_ms=self.unit_ms,
-                in_flight=self.in_flight or IN_FLIGHT,
+                in_flight=self.in_flight,
             )
         return found
 
