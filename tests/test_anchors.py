@@ -55,7 +55,19 @@ def test_learnt_anchor(state: Path) -> None:
     assert SeriesId("oddex", "BTC/USDT", "1d").frame.floor(1_717_200_000_000) % DAY == 5 * HOUR
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{", '{"anchors": 3}', '{"anchors": {"1w": "x"}}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        "{",
+        '{"anchors": 3}',
+        '{"anchors": {"1w": "x"}}',
+        '{"anchors": {"1w": 1e400}}',
+        '{"anchors": {"1w": 99999999999999999999}}',
+        pytest.param("[" * 100_000, id="deep"),
+    ],
+)
 def test_damaged_profile(state: Path, text: str) -> None:
     """A learnt profile that cannot be read leaves the usual grid."""
     learn(state, "oddex", text)

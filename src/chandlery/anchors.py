@@ -11,11 +11,14 @@ import json
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from chandlery.state import state_folder
 from chandlery.timeframe import HOUR, Timeframe, parse_timeframe
 
 THURSDAY = 0  # 1970-01-01 was one
+#: No candle is further from 1970 than this: the end of the year 2100, in ms.
+LAST_MOMENT = 4_133_980_800_000
 _DAY_OF_UTC8 = -8 * HOUR
 _WEEKS_OF_THURSDAY = {"1w": THURSDAY}
 
@@ -48,11 +51,25 @@ def forget_learnt() -> None:
     _learnt.cache_clear()
 
 
+def anchors_from(data: Mapping[str, Any]) -> dict[str, int]:
+    """The anchors in a profile as written; raises ValueError, TypeError or AttributeError for what are none."""
+    given = data.get("anchors", {}).items()
+    return {
+        str(text): whole(anchor, f"anchor of {text}", -LAST_MOMENT, LAST_MOMENT) for text, anchor in given
+    }
+
+
+def whole(value: object, name: str, least: int, most: int) -> int:
+    """A whole number within bounds, as written; raises ValueError, naming it, for anything else."""
+    if type(value) is not int or not least <= value <= most:
+        raise ValueError(f"{name} = {value!r:.40}, which is no whole number from {least} to {most}")
+    return value
+
+
 @lru_cache(maxsize=64)
 def _learnt(path: Path) -> Mapping[str, int]:
     """The anchors of a learnt profile; none where there is no such file, or one that cannot be read."""
     try:
-        anchors = json.loads(path.read_bytes()).get("anchors", {})
-        return {str(text): int(anchor) for text, anchor in anchors.items()}
-    except (OSError, ValueError, TypeError, AttributeError):
+        return anchors_from(json.loads(path.read_bytes()))
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
         return {}

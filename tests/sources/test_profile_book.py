@@ -57,6 +57,30 @@ def test_a_profile_replaces_the_one_before(tmp_path: Path) -> None:
         ('{"exchange": "okx", "markets": {"spot": {"page": 1}}}', "a page of 1"),
         ('{"exchange": "okx", "markets": {"spot": {"page": 100, "order": "random"}}}', "random"),
         ('{"\udcff"}', "decode"),
+        ("[" * 100_000, "recursion"),
+        *(
+            (f'{{"exchange": "okx", "markets": {{"spot": {{"page": 100{habit}}}}}{more}}}', says)
+            for habit, more, says in [
+                (', "depth": {"*": 1e400}', "", "depth of * = inf, which is no whole number"),
+                (', "pages": {"1m": -1}', "", "pages of 1m = -1"),
+                (', "recent_page": 2000000', "", "recent_page = 2000000"),
+                (', "recent": {"1m": 1.5}', "", "recent of 1m = 1.5"),
+                (', "finality": 1e400', "", "finality = inf"),
+                (', "finality": "1"', "", "finality = '1'"),
+                ("", ', "at": 1e400', "at = inf"),
+                ("", ', "in_flight": -3', "in_flight = -3"),
+                ("", ', "in_flight": true', "in_flight = True"),
+                ("", ', "anchors": {"1w": 1e400}', "anchor of 1w = inf"),
+                ("", ', "anchors": {"1w": 99999999999999999999}', "anchor of 1w"),
+                ("", ', "limits": [{"name": "a", "weight": 1e400, "window_ms": 1}]', "inf"),
+                (
+                    "",
+                    ', "limits": [{"name": "a", "weight": 1, "window_ms": 9, "costs": [{"path": "a", "weight": 1e400}]}]',
+                    "inf",
+                ),
+            ]
+        ),
+        ('{"exchange": "okx", "markets": {"spot": {"page": 1e400}}}', "page = inf"),
     ],
 )
 def test_a_damaged_file_is_a_warning_and_the_shipped_profile_counts(

@@ -10,12 +10,16 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from chandlery.anchors import LAST_MOMENT, anchors_from, whole
 from chandlery.errors import UsageError
 from chandlery.sources.limits import RequestLimit, limits_from
 from chandlery.timeframe import Timeframe
 
 #: The kinds of market that a profile knows, by what ccxt says of a market.
 SPOT, LINEAR = "spot", "linear"
+
+#: What no profile can truly say more of: requests at once, candles in one answer, candles back from now.
+MOST_IN_FLIGHT, MOST_ROWS, MOST_CANDLES = 1000, 1_000_000, 1_000_000_000
 
 Bound = Literal["inclusive", "exclusive", "unknown"]
 Order = Literal["ascending", "descending", "unknown"]
@@ -114,13 +118,13 @@ def profile_from(data: Mapping[str, Any], *, source: str) -> Profile:
             exchange=str(data["exchange"]),
             markets={kind: _habits(item) for kind, item in data["markets"].items()},
             limits=limits_from(data.get("limits", ())),
-            anchors={str(text): int(anchor) for text, anchor in data.get("anchors", {}).items()},
-            in_flight=int(data.get("in_flight", 0)),
+            anchors=anchors_from(data),
+            in_flight=whole(data.get("in_flight", 0), "in_flight", 0, MOST_IN_FLIGHT),
             origin=str(data.get("origin", "shipped")),
-            at=int(data.get("at", 0)),
+            at=whole(data.get("at", 0), "at", 0, LAST_MOMENT),
             ccxt=str(data.get("ccxt", "")),
         )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
         raise UsageError(
             f"{source} is no exchange profile: {type(error).__name__}: {error}",
             hint="learn it anew with `chandlery probe`, or remove the file",
@@ -129,7 +133,8 @@ def profile_from(data: Mapping[str, Any], *, source: str) -> Profile:
 
 def _habits(item: Mapping[str, Any]) -> Habits:
     names = {one.name for one in fields(Habits)}
-    habits = replace(Habits(page=int(item["page"])), **{k: v for k, v in item.items() if k in names})
+    page = whole(item["page"], "page", 0, MOST_ROWS)
+    habits = replace(Habits(page=page), **{k: v for k, v in item.items() if k in names})
     if habits.page < 2 or (habits.recent_page and habits.recent_page < habits.page):
         raise ValueError(f"a page of {habits.page} candles, of recent ones {habits.recent_page}")
     for name, legal in get_type_hints(Habits).items():
@@ -138,9 +143,12 @@ def _habits(item: Mapping[str, Any]) -> Habits:
             raise ValueError(f"{name} = {value!r}")
         if legal in (int, bool) and type(value) is not legal:
             raise ValueError(f"{name} = {value!r}")
-    counts = (*habits.pages.values(), *habits.recent.values(), *habits.depth.values())
-    if not all(type(count) is int and count > 0 for count in counts):
-        raise ValueError(f"numbers of candles are {counts!r}")
-    if isinstance(habits.finality, bool) or not 0 <= habits.finality <= 86_400:
-        raise ValueError(f"finality = {habits.finality!r}")
+    whole(habits.recent_page, "recent_page", 0, MOST_ROWS)
+    for name, most in (("pages", MOST_ROWS), ("recent", MOST_CANDLES), ("depth", MOST_CANDLES)):
+        for text, count in getattr(habits, name).items():
+            whole(count, f"{name} of {text}", 1, most)
+    finality: object = habits.finality
+    number = isinstance(finality, int | float) and not isinstance(finality, bool)
+    if not number or not 0 <= habits.finality <= 86_400:
+        raise ValueError(f"finality = {finality!r:.40}, which are no seconds of a day")
     return habits

@@ -67,7 +67,7 @@ class ProfileBook:
                 raise ValueError(f"it is of {found.exchange!r}")
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, UsageError) as error:
+        except (OSError, ValueError, RecursionError, UsageError) as error:
             instead = "the shipped one is taken" if shipped(exchange) else "none is taken"
             log.warning(
                 "the learnt profile %s cannot be used, %s: %s; `chandlery probe %s` learns it anew",
