@@ -6,29 +6,24 @@ import asyncio
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
-import polars as pl
 import pytest
 
-from chandlery.backfill import PAGES_A_WALK, Backfill, Want, _parts
-from chandlery.candle import CandlePage, SeriesId
+from backfilling import HOURLY, NOW, klines, run
+from chandlery.backfill import Backfill, Want
+from chandlery.candle import SeriesId
 from chandlery.errors import ExchangeError, SeriesLocked, StoreUnreadable, UnknownSymbol, UsageError
 from chandlery.exchange import ExchangeSettings, Faults, LocalExchange, parse_fault
-from chandlery.ledger import Fact, State, aligned
-from chandlery.report import PlanReport, Progress, RunReport, Silent
+from chandlery.ledger import State, aligned
+from chandlery.report import PlanReport, RunReport, Silent
 from chandlery.sources import open_source
 from chandlery.stores import open_store
-from chandlery.stores.base import Ask, Page, SeriesFact, Store
-from chandlery.testing.clock import VirtualClock
 from chandlery.timeframe import DAY, HOUR, MINUTE
 from chandlery.timerange import TimeRange
 from chandlery.verify import verify_series
 from chandlery.when import parse_when
-
-NOW = parse_when("2024-06-20T12:30Z", now=0)
-HOURLY = SeriesId("binance", "BTC/USDT", "1h")
 
 
 @pytest.fixture(scope="module")
@@ -36,28 +31,6 @@ def exchange() -> Iterator[LocalExchange]:
     """A local exchange at half past twelve, for ever."""
     with LocalExchange(ExchangeSettings(clock="2024-06-20T12:30Z,0", weight_limit=0)) as running:
         yield running
-
-
-def run(
-    exchange: LocalExchange,
-    store: Store,
-    wants: Sequence[Want],
-    *,
-    recheck: int = DAY,
-    repair: bool = False,
-    doubt_absent: bool = False,
-    progress: Progress | None = None,
-) -> RunReport:
-    """One run with a source of its own."""
-
-    async def fetch() -> RunReport:
-        async with open_source("binance", url=exchange.url) as source:
-            backfill = Backfill(
-                source, store, recheck=recheck, repair=repair, doubt_absent=doubt_absent, progress=progress
-            )
-            return await backfill.run(wants)
-
-    return asyncio.run(fetch())
 
 
 class _Told(Silent):
@@ -68,11 +41,6 @@ class _Told(Silent):
 
     def note(self, series: SeriesId | None, text: str) -> None:
         self.texts.append(text)
-
-
-def klines(exchange: LocalExchange) -> int:
-    """How many requests for candles the server has seen."""
-    return sum(record.path.endswith("/klines") for record in exchange.requests)
 
 
 def test_second_run_asks_for_nothing(exchange: LocalExchange, tmp_path: Path) -> None:
@@ -282,91 +250,6 @@ def test_known_series_goes_on_from_its_earliest_ask(exchange: LocalExchange, tmp
         assert report.series[1].span.since == HOURLY.frame.ceil(NOW - 30 * DAY)
 
 
-@pytest.mark.parametrize("kind", ["memory:", "embedded"])
-def test_wrong_end_of_a_market_that_trades_is_asked_again(
-    exchange: LocalExchange, tmp_path: Path, kind: str
-) -> None:
-    """An end that was recorded wrongly or is outdated is found out by the next fetch, without any option."""
-    want, since, until = Want(HOURLY, NOW - 20 * DAY, NOW - 2 * DAY), NOW - 12 * DAY, NOW - 2 * DAY
-    with open_store(tmp_path if kind == "embedded" else kind) as store:
-        assert run(exchange, store, [Want(HOURLY, NOW - 20 * DAY, since)]).ok
-        ended = Fact(TimeRange(HOURLY.frame.ceil(since), until), State.AFTER_END, "no longer traded", NOW)
-        store.write([Ask(HOURLY, TimeRange(since, until), NOW, 0), SeriesFact(HOURLY, ended)])
-        assert run(exchange, store, [want]).ok
-        assert store.candles(HOURLY).equals(exchange.truth("BTC/USDT", "1h", NOW - 20 * DAY, until))
-        assert store.ledger(HOURLY).facts == ()
-
-
-def test_wrong_listing_is_found_out_by_repair_and_by_since_listing(
-    exchange: LocalExchange, tmp_path: Path
-) -> None:
-    """A listing recorded too late is moved back: by repair, by --since listing, and not by a fetch of that range."""
-    series = SeriesId("binance", "BTC/USDT", "1d")
-    since, until = parse_when("2017-08-01", now=0), parse_when("2017-10-01", now=0)
-    listed, wrong = parse_when("2017-08-17", now=0), parse_when("2017-09-10", now=0)
-    for number, way in enumerate(("repair", "listing")):
-        with open_store(tmp_path / str(number)) as store:
-            false = Fact(TimeRange(since, wrong), State.BEFORE_LISTING, "listed later", NOW)
-            store.write([Ask(series, TimeRange(since, until), NOW, 0), SeriesFact(series, false)])
-            assert run(exchange, store, [Want(series, since, until)]).ok
-            assert store.opens(series)[0] == wrong
-            start = "listing" if way == "listing" else since
-            assert run(exchange, store, [Want(series, start, until)], repair=way == "repair").ok
-            assert store.candles(series).equals(exchange.truth("BTC/USDT", "1d", since, until))
-            facts = store.ledger(series).facts
-            assert [(f.state, f.range) for f in facts] == [(State.BEFORE_LISTING, TimeRange(since, listed))]
-            assert verify_series(store, series).ok
-
-
-def test_wrong_reach_is_doubted_by_a_longer_recheck(exchange: LocalExchange, tmp_path: Path) -> None:
-    """What was out of reach is asked again by a recheck that reaches so far, and what comes wins."""
-    since, until = NOW - 20 * DAY, NOW - 2 * DAY
-    with open_store(tmp_path) as store:
-        false = Fact(
-            aligned(HOURLY.frame, TimeRange(since, NOW - 10 * DAY)), State.OUT_OF_REACH, "too old", NOW
-        )
-        store.write([Ask(HOURLY, TimeRange(since, until), NOW, 0), SeriesFact(HOURLY, false)])
-        assert run(exchange, store, [Want(HOURLY, since, until)]).series[0].counts[State.OUT_OF_REACH] == 240
-        assert run(exchange, store, [Want(HOURLY, since, until)], recheck=4000 * DAY).ok
-        assert store.candles(HOURLY).equals(exchange.truth("BTC/USDT", "1h", since, until))
-        assert store.ledger(HOURLY).facts == ()
-
-
-def test_doubted_fact_holds_until_the_exchange_has_answered(exchange: LocalExchange, tmp_path: Path) -> None:
-    """A run that learns nothing takes no fact back; one that walks to the end takes back what does not hold."""
-    clock = "2024-06-20T12:30Z,0"
-    faults = Faults((parse_fault("418:1,retry_after=3600,path=klines,symbol=BTC/USDT"),))
-    span = aligned(HOURLY.frame, TimeRange(NOW - 12 * DAY, NOW - 2 * DAY))
-    ended = Fact(span, State.AFTER_END, "no longer traded", NOW)
-    want = Want(HOURLY, NOW - 12 * DAY, NOW - 2 * DAY)
-    with open_store(tmp_path) as store:
-        store.write([Ask(HOURLY, ended.range, NOW, 0), SeriesFact(HOURLY, ended)])
-        with LocalExchange(ExchangeSettings(clock=clock, weight_limit=0, faults=faults)) as failing:
-            report = run(failing, store, [want]).series[0]
-        assert report.error is not None  # nothing was learnt, so nothing is taken back
-        assert store.ledger(HOURLY).facts != ()
-        assert run(exchange, store, [want]).ok
-        assert store.ledger(HOURLY).facts == ()
-
-
-def test_false_absences_are_asked_again_where_they_are_doubted(
-    exchange: LocalExchange, tmp_path: Path
-) -> None:
-    """Slots wrongly called absent stay so under repair, and are brought where absences are doubted; the true ones stay."""
-    since, until = NOW - 20 * DAY, NOW - 2 * DAY
-    with open_store(tmp_path) as store:
-        span = aligned(HOURLY.frame, TimeRange(since, until))
-        truth = exchange.truth("BTC/USDT", "1h", span.since, span.until)
-        holes = truth.filter(pl.int_range(pl.len()) % 50 > 2)
-        store.write([Ask(HOURLY, span, NOW, 0), Page(CandlePage(HOURLY, span, holes, "test", NOW))])
-        assert run(exchange, store, [Want(HOURLY, since, until)], repair=True).series[0].written == 0
-        before = klines(exchange)
-        report = run(exchange, store, [Want(HOURLY, since, until)], repair=True, doubt_absent=True)
-        assert report.ok
-        assert klines(exchange) - before <= 4
-        assert store.candles(HOURLY).equals(truth)
-
-
 @pytest.mark.parametrize(
     ("timeframe", "since", "until"),
     [("1h", "2024-06-01T00:10", "2024-06-01T00:50"), ("1w", "2024-06-04", "2024-06-09")],
@@ -457,55 +340,3 @@ def test_plan_asks_for_no_candle_and_writes_nothing(exchange: LocalExchange, tmp
     assert not (tmp_path / "candles").exists()
     assert planned.requests == 3
     assert planned.series[0].ranges[0].range.until == HOURLY.frame.ceil(NOW - 10 * DAY)
-
-
-@pytest.mark.parametrize("slots", [1, 998, 999, 40_000, 261_640, 5_000_003])
-@pytest.mark.parametrize("walks", [1, 8, 32])
-def test_parts_cost_no_request(slots: int, walks: int) -> None:
-    """A long range is cut into whole pages less the overlap, large parts first; nothing is left out or there twice."""
-    frame, fresh = HOURLY.frame, 999
-    begin = frame.floor(NOW) - slots * HOUR
-    parts = list(_parts(TimeRange(begin, frame.floor(NOW)), frame, -(-slots // fresh), lambda: walks))
-    assert [part.since for part in parts] == [begin, *(part.until for part in parts[:-1])]
-    assert parts[-1].until == frame.floor(NOW)
-    sizes = [frame.count(part.since, part.until) for part in parts]
-    assert sizes[:-1] == sorted(sizes[:-1], reverse=True)
-    least = -(-slots // fresh)
-    assert sum(-(-(size + 1) // fresh) for size in sizes) <= 1.01 * least + 1
-    assert len(parts) >= min(walks, least // (PAGES_A_WALK + 1))
-
-
-def test_walks_of_a_quiet_market_learn_from_one_another(tmp_path: Path) -> None:
-    """Of many walks side by side over a market of holes one learns what is usual; each part costs four requests more."""
-    clock = VirtualClock(NOW)
-    series = SeriesId("coinbase", "ZEC/BNB", "1m")
-    settings = ExchangeSettings(exchange="coinbase", weight_limit=0)
-    with LocalExchange(settings, clock=clock) as exchange, open_store(tmp_path / "candles") as store:
-        since, until = NOW - 14 * DAY, NOW - DAY
-
-        async def fetch() -> RunReport:
-            state = tmp_path / "state"
-            async with open_source("coinbase", url=exchange.url, clock=clock, state_dir=state) as source:
-                return await Backfill(source, store).run([Want(series, since, until)])
-
-        report = asyncio.run(fetch())
-        assert report.ok
-        assert store.candles(series).equals(exchange.truth(series.symbol, "1m", since, until))
-        pages = sum(record.query.get("granularity") == "ONE_MINUTE" for record in exchange.requests)
-        least = 13 * 1440 / 299
-        assert pages <= 1.15 * least + 25 + 4 * least / PAGES_A_WALK
-
-
-def test_no_listing_is_looked_for_where_the_range_begins_with_a_candle(
-    exchange: LocalExchange, tmp_path: Path
-) -> None:
-    """Of a range of years whose first candle is there only that candle is asked for before the walks begin."""
-    want = Want(HOURLY, parse_when("2020-01-01", now=0), parse_when("2024-01-01", now=0))
-    before = len(exchange.requests)
-    with open_store(tmp_path / "store") as store:
-        report = run(exchange, store, [want])
-    asked = [request.query for request in exchange.requests[before:] if request.path.endswith("/klines")]
-    assert report.ok
-    assert {query["interval"] for query in asked} == {"1h"}
-    assert "0" not in {query.get("startTime") for query in asked}
-    assert len(asked) <= 1.15 * -(-report.series[0].fetched // 999) + 25
