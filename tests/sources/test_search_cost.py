@@ -132,3 +132,42 @@ def test_windows_shorter_than_known(
     found, cost = asyncio.run(main())
     assert found == first
     assert cost < 60
+
+
+@pytest.mark.parametrize(
+    ("exchange", "symbol", "candles", "pages"),
+    [("binanceusdm", "SRM/USDT:USDT", 19_482, 40), ("binance", "BCC/USDT", 8_778, 9)],
+)
+def test_market_that_ended(
+    fetched: Callable[..., tuple[RunReport, Source]], exchange: str, symbol: str, candles: int, pages: int
+) -> None:
+    """Of many walks over years after the end of a market one looks for it: few requests more than the pages."""
+    report, source = fetched(exchange, (symbol, "1h"))
+    assert [one.error for one in report.series] == [None]
+    assert counts(report)["stored"] == candles
+    assert set(counts(report)) == {"stored", "absent", "after_end", "pending"}
+    assert source.traffic.candle_requests <= 1.15 * pages + 25
+
+
+def test_hole_of_many_walks(
+    tiny: Any, opened: Callable[..., Source], make_klines: Callable[[int, int], Any], tmp_path: Path
+) -> None:
+    """Of many walks that begin in one long hole one looks across it, and no minute of it is missing."""
+    last = NOW // MINUTE * MINUTE
+    begin = last - 200_000 * MINUTE
+    rows = make_klines(begin, 20_000) + make_klines(last - 20_000 * MINUTE, 20_001)
+    exchange = tiny(rows)
+
+    async def main() -> Any:
+        store = open_store(tmp_path / "candles")
+        try:
+            async with exchange.serving() as url, opened(url, "binance") as source:
+                want = Want(SeriesId("binance", "BTC/USDT", "1m"), begin, last)
+                return await Backfill(source, store).run([want]), source.traffic.candle_requests
+        finally:
+            store.close()
+
+    report, cost = asyncio.run(main())
+    assert counts(report) == {"stored": 40_000, "absent": 160_000}
+    walks = 25  # each asks once where it is to begin
+    assert cost <= 1.15 * 42 + walks + 25

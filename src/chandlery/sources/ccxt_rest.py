@@ -23,6 +23,7 @@ from chandlery.sources.ccxt_client import DECLARING, Client
 from chandlery.sources.ccxt_errors import instead_of
 from chandlery.sources.depth import DepthCheck
 from chandlery.sources.exchange_clock import ExchangeClock
+from chandlery.sources.found import Found
 from chandlery.sources.holes import Usual
 from chandlery.sources.manners import Manners, in_base, market_of, settle_of
 from chandlery.sources.observed import Observed
@@ -126,6 +127,7 @@ class CcxtRest(Source):
         self._loaded_types: tuple[str, ...] | None = None
         self._beginnings: dict[SeriesId, Beginning | None] = {}
         self._searching: defaultdict[SeriesId, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._found: dict[SeriesId, Found] = {}
         self._usual: defaultdict[SeriesId, Usual] = defaultdict(Usual)
 
     @property
@@ -338,6 +340,9 @@ class CcxtRest(Source):
                 self._manners.distrust_depth(market, series)
 
     def _walk(self, series: SeriesId, market: Market, span: TimeRange, now: int) -> Walk:
+        found = self._found.get(series)
+        if found is None or found.now != now:
+            found = self._found[series] = Found(now)  # later there may be more
         return Walk(
             self._asker,
             self._edges(series, now),
@@ -349,6 +354,7 @@ class CcxtRest(Source):
             page=self._manners.page(series, market),
             source=self.name,
             usual=self._usual[series],
+            found=found,
         )
 
     async def latest(self, series: SeriesId, since: int | None, limit: int) -> pl.DataFrame:

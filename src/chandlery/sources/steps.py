@@ -11,7 +11,8 @@ from chandlery.candle import CandlePage, Rejected, SeriesId
 from chandlery.errors import BadAnswer
 from chandlery.sources.asking import SAME_DEFECTS, Anchor, Asker, Rows, joined, open_at, place_of, values_at
 from chandlery.sources.edges import Edges
-from chandlery.sources.holes import LOOKS_LARGE, Holes, Usual, holes_in
+from chandlery.sources.found import Found
+from chandlery.sources.holes import LARGE, LOOKS_LARGE, Holes, Usual, holes_in
 from chandlery.sources.retry import backoff
 from chandlery.timeframe import MINUTE
 from chandlery.timerange import TimeRange
@@ -49,6 +50,7 @@ class Steps:
         page: Callable[[int], int],
         source: str,
         usual: Usual | None = None,
+        found: Found | None = None,
     ) -> None:
         self.asker = asker
         self.edges = edges
@@ -61,7 +63,9 @@ class Steps:
         self.page = page
         self.source = source
         self.usual = usual or Usual()
+        self.found = found or Found(now)
         self.done = span.since
+        self._searching = False  # whether this is the one walk that searches
         self._doubtful = False  # what is left may yet come
         self._reaches_back = (
             False  # learnt: answers go back beyond where they are to begin, and end where asked
@@ -149,7 +153,16 @@ class Steps:
             elif holes and looks == LOOKS_LARGE - 1:
                 await self._pause(1)  # once: what goes wrong for a moment should not be all that is looked at
         self.usual.believed(holes, confirmed=looked)
+        if holes.longest >= LARGE and not (rows.strays or rows.rejected):
+            self._note_holes(rows, holes)
         return rows
+
+    def _note_holes(self, rows: Rows, holes: Holes) -> None:
+        """Keep the long holes of an answer for the walks that begin in them."""
+        for slot, length in zip(holes.first, holes.length, strict=True):
+            index = place_of(rows.good, self.frame.open_of(slot))
+            if length >= LARGE and 0 < index < len(rows.good):
+                self.found.nothing_between(open_at(rows.good, index - 1), open_at(rows.good, index))
 
     def _agree(self, rows: Rows, other: Rows, since: int) -> bool:
         """Whether both answers have the same holes from `since` to where the shorter of them ends."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator, Sequence
 
-from chandlery.candle import CandlePage
+from chandlery.candle import CandlePage, no_candles
 from chandlery.errors import BadAnswer
 from chandlery.ledger import Fact, State
 from chandlery.sources.asking import AGREE_AT_END, Anchor, Rows, has_candle
@@ -40,14 +40,38 @@ class Walk(Steps):
 
     async def run(self) -> AsyncIterator[CandlePage | Fact]:
         """Everything that may be said of the span, upwards."""
+        try:
+            async for said in self._run():
+                yield said
+        finally:
+            self._let_search()
+
+    async def _run(self) -> AsyncIterator[CandlePage | Fact]:
         if not self.span:
             return
-        rows = await self._ask(self.frame.add(self.span.since, -1), None)
-        anchor = self._first_anchor(rows)
+        if not self.market.active:
+            await self._search_alone()  # most of the walks may lie behind the end
+        for known in self._known_at_once():
+            yield known
+        if self.done >= self.span.until:
+            return
+        hole = self.found.around(self.span.since)
+        anchor = None if hole is None else Anchor(hole.until)
+        rows = await self._ask(self.frame.add(self.done, -1) if anchor is None else anchor.open, anchor)
+        anchor = anchor or self._first_anchor(rows)
         if anchor is None and not self._begins_bad(rows):
-            facts, anchor = await self._beginning()
-            for fact in facts:
-                yield fact
+            await self._search_alone()
+            for known in self._known_at_once():
+                yield known
+            if self.done >= self.span.until:
+                return
+            hole = self.found.around(self.span.since)
+            if hole is not None:
+                anchor = Anchor(hole.until)
+            else:
+                facts, anchor = await self._beginning()
+                for fact in facts:
+                    yield fact
             if self.done >= self.span.until:
                 return
             rows = await self._ask(anchor.open, anchor)
@@ -60,6 +84,7 @@ class Walk(Steps):
             last = rows.last
             if last is not None and (anchor is None or last > anchor.open):
                 anchor = self._anchor_of(rows, last)
+                self._let_search()
             elif self._bad_until(rows) > self.done:
                 # Nothing but refused rows: they are handed on, and the next answer must begin with the last of them.
                 worst = self._last_bad(rows)
@@ -86,8 +111,13 @@ class Walk(Steps):
                     self._check_end(anchor)
                     return
                 anchor = going
-            elif anchor.alone > 1:
-                await self._pause(anchor.alone)
+            elif anchor.alone:
+                if not self.market.active:
+                    await self._search_alone()  # another walk may know already
+                    if self.found.knows(anchor.open):
+                        continue
+                if anchor.alone > 1:
+                    await self._pause(anchor.alone)
             # Where nothing came behind the last candle, a whole page shows what lies behind the end of the range.
             room = self.page(anchor.open) if anchor.alone else 0
             rows = await self._ask(anchor.open, anchor, room=room)
@@ -95,7 +125,38 @@ class Walk(Steps):
     def _ended_with(self, anchor: Anchor) -> bool:
         """Whether so many answers ended with the anchor that what follows must be looked for elsewhere."""
         reaching = self._reaches_back and anchor.back >= AGREE_AT_END
-        return anchor.alone >= AGREE_AT_END or anchor.seen >= ENDS_ANYHOW or reaching
+        enough = anchor.alone >= AGREE_AT_END or anchor.seen >= ENDS_ANYHOW or reaching
+        return enough or self.found.knows(anchor.open)
+
+    # -- what other walks have found -------------------------------------------------------------------------------
+
+    async def _search_alone(self) -> None:
+        """Let no other walk of the series search until this one has found a candle, or ends."""
+        if not self._searching:
+            await self.found.searching.acquire()
+            self._searching = True
+
+    def _let_search(self) -> None:
+        if self._searching:
+            self._searching = False
+            self.found.searching.release()
+
+    def _known_at_once(self) -> list[CandlePage | Fact]:
+        """What may be said of the beginning of the span without an ask, because another walk has found it."""
+        end, hole = self.found.end, self.found.around(self.span.since)
+        if end is not None and self.span.since > end:
+            return [self._after(end)]
+        if hole is not None and self.done < hole.until:
+            nothing = Rows(no_candles(), (), self.span.since, 0)
+            evidence = f"no candle between {iso(hole.since)} and {iso(hole.until)}, seen by several looks"
+            return [self._said(min(hole.until, self.span.until), nothing, evidence)]
+        return []
+
+    def _after(self, end: int) -> Fact:
+        reason = f"no longer traded; the last candle is {iso(end)}"
+        fact = Fact(TimeRange(self.done, self.span.until), State.AFTER_END, reason)
+        self.done = self.span.until
+        return fact
 
     # -- the beginning ---------------------------------------------------------------------------------------------
 
@@ -142,14 +203,18 @@ class Walk(Steps):
     async def _across(self, anchor: Anchor, rows: Rows) -> tuple[Anchor | None, list[CandlePage | Fact]]:
         """After a candle with nothing behind it: the anchor to go on from, None at the end, and what may be said."""
         said: list[CandlePage | Fact] = []
-        following = await self.edges.next_after(anchor.open)
+        await self._search_alone()
+        following = self.found.following(anchor.open)
+        told = self.found.knows(anchor.open)
+        if not told:
+            following = await self.edges.next_after(anchor.open)
         behind = self.frame.next(anchor.open)
         certain = not (rows.strays or rows.tail)
         if following is not None:
             if following < behind:
                 raise BadAnswer(f"{self.series}: the walk does not get past {iso(anchor.open)}")
             nothing = following != behind and (
-                not certain or await self._nothing_after(anchor, following=following)
+                not certain or told or await self._nothing_after(anchor, following=following)
             )
             if nothing is False:
                 return self._false_end(anchor), said
@@ -161,24 +226,26 @@ class Walk(Steps):
             if not certain:
                 self.done = max(self.done, min(following, self.span.until))
                 return Anchor(following), said
+            if following > behind:
+                self.found.nothing_between(anchor.open, following)
             proven = min(self._proven(anchor.open, following), self.span.until)
             if proven > self.done:
                 said.append(self._said(proven, rows, evidence))
             return None if self._doubtful else Anchor(following), said
         ended = certain and not self.market.active and self.now - behind > DAY and self.done < self.span.until
-        ended = ended and anchor.alone >= AGREE_AT_END
-        if ended and await self._goes_on(anchor):
+        ended = ended and (told or anchor.alone >= AGREE_AT_END)
+        if ended and not told and await self._goes_on(anchor):
             return self._false_end(anchor), said
         if not ended and certain and await self._nothing_after(anchor, 1) is False:
             return self._false_end(anchor), said
+        if ended:
+            self.found.end = anchor.open
         if self.done < behind:
             said.append(
                 self._said(min(behind, self.span.until), with_tail(rows), "the last candle, confirmed")
             )
         if ended and self.done < self.span.until:
-            reason = f"no longer traded; the last candle is {iso(anchor.open)}"
-            said.append(Fact(TimeRange(self.done, self.span.until), State.AFTER_END, reason))
-            self.done = self.span.until
+            said.append(self._after(anchor.open))
         return None, said
 
     def _false_end(self, anchor: Anchor) -> Anchor:
