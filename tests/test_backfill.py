@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from backfilling import HOURLY, NOW, klines, run
 from chandlery.backfill import Backfill, Want
 from chandlery.candle import SeriesId
 from chandlery.errors import ExchangeError, SeriesLocked, StoreUnreadable, UnknownSymbol, UsageError
@@ -24,6 +23,8 @@ from chandlery.timeframe import DAY, HOUR, MINUTE
 from chandlery.timerange import TimeRange
 from chandlery.verify import verify_series
 from chandlery.when import parse_when
+
+from .backfilling import HOURLY, NOW, klines, run
 
 
 @pytest.fixture(scope="module")

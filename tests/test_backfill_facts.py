@@ -8,7 +8,6 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from backfilling import HOURLY, NOW, klines, run
 from chandlery.backfill import Want
 from chandlery.candle import CandlePage, SeriesId
 from chandlery.exchange import ExchangeSettings, Faults, LocalExchange, parse_fault
@@ -19,6 +18,8 @@ from chandlery.timeframe import DAY
 from chandlery.timerange import TimeRange
 from chandlery.verify import verify_series
 from chandlery.when import parse_when
+
+from .backfilling import HOURLY, NOW, klines, run
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from backfilling import HOURLY, NOW, run
 from chandlery.backfill import PAGES_A_WALK, Backfill, Want, _parts
 from chandlery.candle import SeriesId
 from chandlery.exchange import ExchangeSettings, LocalExchange
@@ -19,6 +18,8 @@ from chandlery.testing.clock import VirtualClock
 from chandlery.timeframe import DAY, HOUR
 from chandlery.timerange import TimeRange
 from chandlery.when import parse_when
+
+from .backfilling import HOURLY, NOW, run
 
 
 @pytest.fixture(scope="module")
