@@ -143,3 +143,27 @@ def test_an_error_names_its_series_once(capsys: pytest.CaptureFixture[str]) -> N
         "error: binance IO/USDT 1h and 2 more series: it fell",
         "error: binance IO/USDT 1h: it fell",
     ]
+
+
+def test_the_table_of_a_probe_shows_what_became_of_each_habit(
+    terminal: Callable[..., Screen], tmp_path: Path
+) -> None:
+    """Long values are cut with a sign, so that the last column is on the screen; where nothing is cut --json has all."""
+    settings = ExchangeSettings(exchange=("bitget",), clock="2024-06-01T00:01Z,0", weight_limit=0)
+    with LocalExchange(settings) as bitget:
+        command = ("probe", "bitget", "--quick", "--exchange-url", bitget.url)
+        code, shown = terminal(*command, CHANDLERY_STATE=str(tmp_path / "state"))
+    assert code == 0, shown
+    rows = [line for line in shown.splitlines() if re.match(r"(spot|linear|all) ", line)]
+    assert len(rows) > 20
+    assert all(line.split()[-1] in ("new", "changed", "same", "unknown") for line in rows), shown
+    assert any("…" in line for line in rows)
+    assert _too_long("\n".join(rows)) == []
+
+
+@pytest.mark.parametrize("command", ["exchange", "fetch", "verify", "probe"])
+def test_examples_of_the_help_fit(terminal: Callable[..., Screen], command: str) -> None:
+    """Examples are not broken, so none is longer than a line of 100 columns."""
+    code, shown = terminal(command, "--help")
+    assert code == 0
+    assert [line for line in shown.splitlines() if len(line) > 100] == []

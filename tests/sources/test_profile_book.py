@@ -50,14 +50,14 @@ def test_a_profile_replaces_the_one_before(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("{", "Expecting"),
-        ("[]", "no exchange profile"),
+        ("{", "it is not JSON"),
+        ("[]", "a list, a name or a number"),
         ('{"exchange": "okx"}', "markets"),
         ('{"exchange": "kraken", "markets": {}}', "kraken"),
         ('{"exchange": "okx", "markets": {"spot": {"page": 1}}}', "a page of 1"),
         ('{"exchange": "okx", "markets": {"spot": {"page": 100, "order": "random"}}}', "random"),
-        ('{"\udcff"}', "decode"),
-        ("[" * 100_000, "recursion"),
+        ('{"\udcff"}', "it is not JSON"),
+        ("[" * 100_000, "nested too deep"),
         *(
             (f'{{"exchange": "okx", "markets": {{"spot": {{"page": 100{habit}}}}}{more}}}', says)
             for habit, more, says in [
@@ -163,3 +163,30 @@ def test_a_shipped_profile_is_of_its_exchange_and_survives_json(exchange: str) -
 def test_what_is_not_shipped_is_none(exchange: str) -> None:
     """No profile for an exchange without one, and none for what is no id."""
     assert shipped(exchange) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("nope", "it is not JSON"),
+        ('{"exchange": "kraken"}', "markets is not there"),
+        (
+            '{"exchange": "kraken", "markets": [1]}',
+            "a list, a name or a number stands where something else belongs",
+        ),
+        ('{"exchange": "kraken", "markets": {"spot": {}}}', "page is not there"),
+        ('{"exchange": "gate", "markets": {"spot": {"page": 9}}}', "it is of 'gate'"),
+    ],
+)
+def test_damage_is_told_in_plain_words(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, text: str, words: str
+) -> None:
+    """The warning about a damaged profile names the file once and says what is wrong without Python's words."""
+    book = ProfileBook(tmp_path)
+    book.folder.mkdir()
+    book.path("kraken").write_text(text)
+    assert book.learnt("kraken") is None
+    (told,) = caplog.messages
+    assert told.count(str(book.path("kraken"))) == 1
+    assert f": {words}; " in told
+    assert "Error" not in told

@@ -17,7 +17,7 @@ def register(app: typer.Typer) -> None:
         epilog=opt.example(
             "chandlery exchange --port 8088 --clock 2024-06-01T00:01Z",
             "chandlery exchange --port 8088 --exchange okx --exchange bybit",
-            "chandlery exchange --port 8088 --csv ./candles-csv --fault 429:0.02,retry_after=3 --fault html:0.05",
+            "chandlery exchange --csv ./candles-csv --fault 429:0.02,retry_after=3 --fault html:0.05",
             "chandlery fetch BTC/USDT --exchange-url http://127.0.0.1:8088",
         )
     )(exchange)

@@ -29,13 +29,23 @@ _HEADS = {
 _WORDS = {"complete": "✅", "incomplete": "❌", "out of reach": "❌", "failed": "❌"}
 #: Counts that say nothing where they are 0 in every row.
 _RARE = frozenset({"absent", "missing", "pending", *_HEADS, *_HEADS.values()})
+#: The longest value of a habit in a narrow table.
+_VALUE = 24
 _TIME = re.compile(r"\d{4}-\d{2}-\d{2} \d{2}:\d{2}(:\d{2})?")
 
 
 def narrower(columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> Iterator[Table]:
     """The table in narrower and narrower forms."""
     table: Table = (list(columns), [list(row) for row in rows])
-    steps = _without_midnight, _with_marks, _with_short_heads, _without_zeros, _without_state, _without_year
+    steps = (
+        _with_cut_values,
+        _without_midnight,
+        _with_marks,
+        _with_short_heads,
+        _without_zeros,
+        _without_state,
+        _without_year,
+    )
     for step in (*steps, _by_days):
         table = step(*table)
         yield table
@@ -51,6 +61,16 @@ def _cut(rows: list[list[Cell]], number: int, begin: int, end: int | None) -> No
     for row in rows:
         cell = row[number]
         row[number] = cell[begin:end] if isinstance(cell, str) else cell
+
+
+def _with_cut_values(columns: list[str], rows: list[list[Cell]]) -> Table:
+    """Values of habits cut where they are long: what became of them stands behind them, --json has them whole."""
+    if "habit" not in columns:
+        return columns, rows
+    return columns, [
+        [f"{c[: _VALUE - 1].rstrip()}…" if isinstance(c, str) and len(c) > _VALUE else c for c in row]
+        for row in rows
+    ]
 
 
 def _without_midnight(columns: list[str], rows: list[list[Cell]]) -> Table:

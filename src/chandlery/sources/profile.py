@@ -126,9 +126,18 @@ def profile_from(data: Mapping[str, Any], *, source: str) -> Profile:
         )
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
         raise UsageError(
-            f"{source} is no exchange profile: {type(error).__name__}: {error}",
+            f"{source} is no exchange profile: {_in_words(error)}",
             hint="learn it anew with `chandlery probe`, or remove the file",
         ) from error
+
+
+def _in_words(error: Exception) -> str:
+    """What is wrong with a profile: our own words where a value is, else what Python stumbled over, in plain ones."""
+    if isinstance(error, KeyError):
+        return f"{error.args[0]} is not there"
+    if isinstance(error, TypeError | AttributeError):
+        return "a list, a name or a number stands where something else belongs"
+    return "it is nested too deep" if isinstance(error, RecursionError) else str(error)
 
 
 def _habits(item: Mapping[str, Any]) -> Habits:

@@ -73,7 +73,7 @@ class ProfileBook:
                 "the learnt profile %s cannot be used, %s: %s; `chandlery probe %s` learns it anew",
                 path,
                 instead,
-                error.message if isinstance(error, UsageError) else error,
+                _damage(error, path),
                 exchange,
             )
             return None
@@ -114,6 +114,17 @@ class ProfileBook:
         with (self.folder / ".lock").open("a") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield  # closing the file frees the lock
+
+
+def _damage(error: Exception, path: Path) -> str:
+    """Why a file is no profile, in words that do not name it once more."""
+    if isinstance(error, UsageError):
+        return error.message.removeprefix(f"{path} is ").removeprefix("no exchange profile: ")
+    if isinstance(error, OSError):
+        return (error.strerror or str(error)).lower()
+    if isinstance(error, json.JSONDecodeError | UnicodeDecodeError):
+        return "it is not JSON"
+    return "it is nested too deep" if isinstance(error, RecursionError) else str(error)
 
 
 def _sync(folder: Path) -> None:
