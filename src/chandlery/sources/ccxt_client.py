@@ -305,6 +305,12 @@ class Client:
         host, cost, call = self._host(url), self._weight(url), _current_call()
         if call is not None and call.dry:
             raise _NotSent(url, cost)
+        if (again := host.renewal()) is not None:
+            token = _call.set([])  # what it says is none of this call's
+            try:
+                await self.send(again, "GET", None, None)
+            finally:
+                _call.reset(token)
         sent = exchange.prepare_request_headers(headers)
         try:
             async with host.turn(url, cost) as ticket:

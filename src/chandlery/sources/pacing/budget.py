@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from chandlery.sources.limits import RequestLimit
 from chandlery.sources.pacing.book import number_of
 from chandlery.sources.pacing.tally import (
+    CAP,
+    CAP_AT,
     DECLARED,
     FREE_AT,
     OFFSET,
@@ -29,6 +31,11 @@ from chandlery.sources.pacing.tally import (
 _DRIFT = 1e-4
 _CLOCK_KNOWN_MS = 6 * 3_600_000
 _NOTHING = 1e-6
+#: A limit that turned out lower is kept for so many windows, and for no less than that; then it is doubled in as many.
+_CAP_WINDOWS, _CAP_LEAST_MS = 10, 60_000.0
+#: Refusals at weights this near to one another are of one cause. What is spent then is this part of the lowest, and
+#: never less than this part of what was believed, since refusals may come for reasons that have nothing to do with it.
+_ALIKE, _BELOW, _LEAST = 0.75, 0.9, 0.1
 
 
 @dataclass(slots=True)
@@ -50,15 +57,48 @@ class Budget:
         self.share = share
         self.off = False  # the exchange has just declared that there is no such limit
         self.window = float(limit.window_ms)
+        self.hold = max(_CAP_WINDOWS * self.window, _CAP_LEAST_MS)
+        self._refused = (-math.inf, 0.0)  # when the last refusal came within the budget, and at what weight
         paths = ",".join(limit.paths)
         self.key = number_of(f"{limit.name} {limit.window_ms} {limit.fixed} {paths}")
 
-    def allowed(self, tally: Tally) -> float:
+    def allowed(self, tally: Tally, now: float) -> float:
         """Weight per window that may be spent; infinity where the exchange declares no limit."""
         declared = tally.cells[DECLARED]
         if declared == 0:
             return math.inf
-        return (declared if declared > 0 else self.limit.weight) * self.share
+        believed = (declared if declared > 0 else self.limit.weight) * self.share
+        return min(believed, self.cap(tally, now))
+
+    def cap(self, tally: Tally, now: float) -> float:
+        """Weight per window that the exchange was seen to allow, more with time; infinity where it never was."""
+        age = (now - tally.cells[CAP_AT]) / self.hold
+        return tally.cells[CAP] * 2.0 ** max(0.0, age - 1) if tally.cells[CAP] > 0 and age < 10 else math.inf
+
+    def lowered(self, tally: Tally, now: float) -> bool:
+        """Whether less is spent than we believed to be allowed."""
+        cap = self.cap(tally, now)
+        return not math.isinf(cap) and cap <= self.allowed(tally, now)
+
+    def refused(self, tally: Tally, now: float, spent: Spent) -> None:
+        """A request that we believed to be within the limit was refused: the second time at about the same weight, the
+        limit is taken for that, and a little less.
+        """
+        allowed = self.allowed(tally, now)
+        used = spent.bound - spent.weight
+        before, at = self._refused
+        self._refused = now, used
+        if math.isinf(allowed) or used > allowed + _NOTHING or now - before > self.hold:
+            return
+        if min(used, at) >= _ALIKE * max(used, at):
+            tally.cells[CAP] = max(_BELOW * min(used, at), _LEAST * self.limit.weight * self.share)
+            tally.cells[CAP_AT] = now
+
+    def too_heavy(self, tally: Tally, spent: Spent) -> bool:
+        """Whether a request was refused of which the exchange says that it was the only one in its window."""
+        cells = tally.cells
+        alone = spent.bound <= spent.weight + _NOTHING and cells[REPORTED_SENT] == spent.sent
+        return alone and 0 < cells[REPORTED] <= spent.weight
 
     def begin(self, tally: Tally, now: float) -> float | None:
         """When the window of now began, surely not too early; None where windows roll or the exchange's clock is not
@@ -83,7 +123,7 @@ class Budget:
 
     def wait_ms(self, tally: Tally, now: float, weight: float) -> float:
         """Milliseconds until so much may be spent."""
-        allowed = self.allowed(tally)
+        allowed = self.allowed(tally, now)
         used = self.look(tally, now)
         if used + weight <= allowed + _NOTHING:
             return 0.0
@@ -158,7 +198,7 @@ class Budget:
 
     def least_ms(self, tally: Tally, now: float, requests: int, weight: float) -> float:
         """The least time that so many requests of that weight take."""
-        allowed = self.allowed(tally)
+        allowed = self.allowed(tally, now)
         if requests <= 0 or weight <= 0 or math.isinf(allowed):
             return 0.0
         left = max(0, math.floor((allowed - self.look(tally, now) + _NOTHING) / weight))

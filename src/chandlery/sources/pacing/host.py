@@ -10,13 +10,13 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from urllib.parse import urlsplit
 
-from chandlery.errors import RateLimited
+from chandlery.errors import ExchangeRefused, RateLimited
 from chandlery.sources.bans import BanBook
 from chandlery.sources.limits import RequestLimit
 from chandlery.sources.pacing.book import BudgetBook
 from chandlery.sources.pacing.budget import Budget, Spacing, Spent
 from chandlery.sources.pacing.declared import UNTIL_DECLARED, USED_WEIGHT, declared_weights
-from chandlery.sources.pacing.tally import DECLARED
+from chandlery.sources.pacing.tally import CAP, DECLARED
 from chandlery.sources.retry import NEWS_SECONDS
 from chandlery.when import iso
 
@@ -29,6 +29,10 @@ _LOCKED_MS = 50.0
 #: A wait after a refusal without a time is doubled with each further one, up to this.
 _LONGEST_GUESS_MS = 300_000
 _CLOCKS_AGREE_MS = 2_000
+#: Requests under way while it is seen whether what is left of a limit will do; Binance bans at the sixth refusal.
+_FEW, _FEW_MS = 4, 10.0
+#: How often a request that was alone in its window may be refused before it is held to weigh more than the limit.
+_TOO_HEAVY = 2
 
 
 @dataclass(slots=True)
@@ -38,6 +42,7 @@ class Ticket:
     sent: float
     spent: Sequence[tuple[Budget, Spent]] = ()
     answered: bool = False
+    counted: bool = False  # among those under way
 
 
 @dataclass(slots=True, frozen=True)
@@ -80,6 +85,11 @@ class Host:
         self._cautious = False  # a ban has just ended: one request goes ahead alone
         self._refusals = 0  # waits in a row that were no use
         self._refused_at = -math.inf
+        self._under_way = 0
+        self._few_until = -math.inf  # only few requests go at once, because some have just been refused
+        self._too_heavy = 0  # refusals of a request that was alone, in a row
+        self._declared_by = ""  # the URL whose answer declared the limits
+        self._renew = False  # limits are to be read anew
         self._trip_ms = 0.0  # from sending to answer, of the request that was answered last
 
     # -- before a request ------------------------------------------------------------------------------------------
@@ -151,8 +161,12 @@ class Host:
                 return _LOCKED_MS, None
             now = self.book.now()
             tallies = [self.book.tally(key, now) for key in ask.names]
+            few = now < self._few_until
             for tally, (budget, weight) in zip(tallies, ask.costs, strict=False):
                 wait = max(wait, budget.wait_ms(tally, now, weight))
+                few = few or budget.lowered(tally, now)
+            if few and self._under_way >= _FEW and not only_look:
+                wait = max(wait, _FEW_MS)
             if ask.spacing and self.spacing is not None:
                 wait = max(wait, self.spacing.wait_ms(tallies[0], now))
             if wait > 0 or only_look:
@@ -165,7 +179,8 @@ class Host:
             ]
             for tally in tallies:
                 self.book.keep(tally, now)
-            return 0.0, Ticket(now, spent)
+            self._under_way += 1
+            return 0.0, Ticket(now, spent, counted=True)
 
     def wait_ms(self, url: str, cost: float = 1.0) -> float:
         """Milliseconds until a request to `url` may be sent."""
@@ -197,6 +212,9 @@ class Host:
             return
         ticket.answered = True
         self._trip_ms = self.book.now() - ticket.sent
+        if not ticket.counted:
+            return
+        self._under_way -= 1
         if not ticket.spent:
             return
         with self.book.held() as held:
@@ -211,15 +229,18 @@ class Host:
 
     def went_well(self) -> None:
         """An answer has come that is no refusal."""
-        self._refusals = 0
+        self._refusals = self._too_heavy = 0
 
     def refused(self, ticket: Ticket, url: str, wait: int | None, reason: str) -> int:
         """A request to `url` was one too many: everyone waits, after a restart too. Returns the time until (epoch ms).
 
         `wait` is how long the exchange wants no request, in ms. None where it does not say: then for the shortest window
         that the request fell under, and for twice as long each time that a request after such a wait is refused too.
+        Raises ExchangeRefused for one that no wait will help.
         """
         now = self.clock.now_ms()
+        if ticket.sent > self._refused_at:  # not of the same burst
+            self._learn(ticket)
         if wait is None:
             if ticket.sent > self._refused_at:  # not of the same burst
                 self._refusals = min(self._refusals + 1, 16)
@@ -227,12 +248,41 @@ class Host:
             wait = max(min(windows, default=5_000), 1_000) * 2 ** (self._refusals - 1)
             wait = min(wait, _LONGEST_GUESS_MS)
         self._refused_at = self.book.now()
+        window = min((budget.window for budget, _ in ticket.spent), default=0.0)
+        self._few_until = self._refused_at + wait + window
         self._cautious = True
         until = now + wait
         if until > self.bans.until():
             log.warning("%s wants no request until %s: %s", self.name, iso(until), reason)
             self.bans.note(until, reason, now)
         return until
+
+    def _learn(self, ticket: Ticket) -> None:
+        """What a refusal says of limits that we believed to keep."""
+        with self.book.held() as held:
+            now = self.book.now()
+            for budget, spent in ticket.spent if held else ():
+                tally = self.book.tally(budget.key, now)
+                lowered = tally.cells[CAP]
+                budget.refused(tally, now, spent)
+                self.book.keep(tally, now)
+                self._renew = self._renew or tally.cells[DECLARED] > 0
+                if tally.cells[CAP] != lowered:
+                    most, believed = budget.cap(tally, now), budget.limit.weight
+                    log.warning("%s allows less than the %g that it is known for: %g are spent for now", self.name, believed, most)  # fmt: skip
+                if budget.too_heavy(tally, spent):
+                    self._too_heavy += 1
+                    if self._too_heavy >= _TOO_HEAVY:
+                        raise ExchangeRefused(
+                            f"{self.name} refuses a request of weight {spent.weight:g} that was alone in its window of "
+                            f"{budget.window / 1000:g} s: the limit there is lower than that",
+                            hint="no wait helps; check what the exchange allows this host",
+                        )
+
+    def renewal(self) -> str | None:
+        """The URL to read the limits from anew before anything else is sent, told once after each refusal."""
+        renew, self._renew = self._renew and bool(self._declared_by), False
+        return self._declared_by if renew else None
 
     def exchange_says(self, time: object) -> None:
         """Take the exchange's time (epoch ms) from an answer that has just come, to know when its windows turn."""
@@ -252,6 +302,7 @@ class Host:
         """Take the exchange's own limits, `rateLimits` of the answer to `url`: they take the place of those known for
         the same paths; what it declares none for is not paced.
         """
+        self._declared_by, self._renew = url, False
         declared = declared_weights(rate_limits)
         here = [b for b in self.budgets if b.limit.header.startswith(USED_WEIGHT) and _covers(b.limit, url)]
         known = {budget.limit.window_ms for budget in here}
@@ -271,7 +322,9 @@ class Host:
             now = self.book.now()
             for budget in here if held else ():
                 tally = self.book.tally(budget.key, now)
-                tally.cells[DECLARED] = declared.get(budget.limit.window_ms, ("", 0.0))[1]
+                weight = declared.get(budget.limit.window_ms, ("", 0.0))[1]
+                if weight != tally.cells[DECLARED]:
+                    tally.cells[DECLARED], tally.cells[CAP] = weight, 0.0
                 self.book.keep(tally, now)
                 budget.off = tally.cells[DECLARED] == 0
 

@@ -33,6 +33,10 @@ OFFSET, OFFSET_AT, SLACK = (
     7,
     8,
 )  # the exchange's clock less the host's, when that was seen, how sure it is; -1 unknown
+CAP, CAP_AT = (
+    10,
+    23,
+)  # weight at which the exchange refused for less than we believed in, and since when; 0 for none
 SPENT = 9  # weight of all requests ever sent
 REPORTED, REPORTED_SENT, REPORTED_AT = (
     11,
@@ -42,7 +46,7 @@ REPORTED, REPORTED_SENT, REPORTED_AT = (
 FREE_AT = 14  # for requests that are spaced: when the next may go
 _HEAD, _TAIL, _BEGAN, _FLYING_HEAD, _FLYING_TAIL, _FLYING_BEGAN = 15, 16, 17, 18, 19, 20
 _DONE_SUM, _FLYING_SUM = 21, 22  # of the weights in all records
-_TIMES = (OFFSET_AT, REPORTED_SENT, REPORTED_AT, FREE_AT, _BEGAN, _FLYING_BEGAN)
+_TIMES = (OFFSET_AT, CAP_AT, REPORTED_SENT, REPORTED_AT, FREE_AT, _BEGAN, _FLYING_BEGAN)
 
 
 class Tally:
