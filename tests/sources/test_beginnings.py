@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,7 +16,7 @@ from chandlery.ledger import State
 from chandlery.sources import open_source
 from chandlery.testing.clock import VirtualClock
 from chandlery.testing.source_scenes import Said, Scene, SceneExchange, same_bits, walk
-from chandlery.timeframe import DAY
+from chandlery.timeframe import DAY, MINUTE
 from chandlery.timerange import TimeRange
 from chandlery.when import parse_when
 
@@ -59,3 +60,35 @@ def test_listed_inside(scene_walked: Walked, exchange: str, timeframe: str, list
     assert list(said.ranges(State.BEFORE_LISTING)) == [before]
     assert not said.missing
     assert not said.absent
+
+
+@pytest.mark.parametrize("times", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("spared", ["", "5m", "5m 1h 1d 1w 1M"])
+def test_latest_whatever_is_asked(
+    tiny: Any, opened: Any, walk: Any, make_klines: Any, times: int, spared: str
+) -> None:
+    """After an outage, some answers with the latest candles instead of those asked for put none out of reach."""
+    now = 1_717_200_030_000
+    last = now // MINUTE * MINUTE
+    rows = make_klines(last - 3000 * MINUTE, 2900)
+    exchange = tiny(rows)
+    left = times
+
+    def answer(query: dict[str, str], due: list[Any]) -> Any:
+        nonlocal left
+        if not left or query["interval"] in spared.split():
+            return due
+        left -= 1
+        return exchange.aggregated(query["interval"])[-100:]
+
+    exchange.answer = answer
+    span = TimeRange(rows[0][0] - 500 * MINUTE, rows[0][0] + 500 * MINUTE)
+
+    async def main() -> Any:
+        async with exchange.serving() as url, opened(url) as source:
+            return await walk(source, SeriesId("binance", "BTC/USDT", "1m"), span)
+
+    said = asyncio.run(main())
+    assert said.error is None
+    assert [fact.state for fact in said.facts] == [State.BEFORE_LISTING]
+    assert said.times == [row[0] for row in rows[:500]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 
 from chandlery.errors import BadAnswer, ExchangeRefused
 from chandlery.sources.base import Beginning
@@ -15,6 +16,8 @@ log = logging.getLogger("chandlery.sources.beginnings")
 REQUESTS_BEGINNING = 19
 #: Answers that must agree on the first candle where one of them could be "the latest candles, whatever `since`".
 SUSPICIOUS = 6
+#: Answers that must not give the candles of a longer one before they are said to be out of reach.
+LOOKS_DEEPER = 4
 
 
 class Beginnings(Edges):
@@ -25,16 +28,27 @@ class Beginnings(Edges):
         return await self._adapting(self._find, REQUESTS_BEGINNING)
 
     async def _find(self) -> Beginning | None:
-        self._longest: list[
-            Span
-        ] = []  # the first candles of the longest timeframe, once they were looked for
-        first = await self._first_given()
-        if first is None:
-            return None
-        return Beginning(first, deeper=await self._deeper(first))
+        #: The first candles of the longest timeframe, once they were looked for.
+        self._longest: list[Span] = []
+        #: How many answers from 1970 on began with a candle, and those that may begin what is merely the latest.
+        self._agreed: Counter[int] = Counter()
+        self._doubted: set[int] = set()
+        for _ in range(CHECKS):
+            first = await self._first_given()
+            if first is None:
+                return None
+            older = await self._longer_before(first)
+            if older is None or not await self._gives(older, first):
+                return Beginning(first, deeper=older is not None)
+            self._doubt(first)
+        raise BadAnswer(f"{self.series}: answers disagree on what the first candle is")
 
-    async def _deeper(self, first: int) -> bool:
-        """Whether a longer candle ends before the first of ours begins: the exchange once had more of them.
+    def _doubt(self, first: int) -> None:
+        self._doubted.add(first)
+        self._agreed[first] = 0
+
+    async def _longer_before(self, first: int) -> Span | None:
+        """A longer candle that ends before the first of ours begins, None if there is none: there once were more of ours.
 
         The next longer timeframes tell it of the last hours and days, the longest one where they reach equally far back.
         """
@@ -45,7 +59,18 @@ class Beginnings(Edges):
             known = self._longest if frame == self.levels[-1] else []
             spans = known or await self.look(frame, begin, within=(first, first + 1))
             slack = DAY if frame.fixed_ms is None else 0
-            if spans[0][1] + slack <= first:
+            if older := [span for span in spans if span[1] + slack <= first]:
+                return older[-1]
+        return None
+
+    async def _gives(self, span: Span, first: int) -> bool:
+        """Whether any of several answers has a candle of the series in a longer one, which ends before `first`.
+
+        Then `first` began what were the latest candles, whatever was asked for.
+        """
+        begin = max(span[0], self.frame.add(self.frame.floor(span[1]), -self.rooms.back(self.frame)))
+        for _ in range(LOOKS_DEEPER):
+            if any(begin <= a < min(span[1], first) for a, _ in await self._tolerant(self.frame, begin)):
                 return True
         return False
 
@@ -56,15 +81,23 @@ class Beginnings(Edges):
     async def _first_given(self) -> int | None:
         """Ask for the first candle straight out, else find it through longer ones; then ask just before it."""
         for _ in range(CHECKS):
-            first = await self._straight()
+            straight = await self._straight()
+            first = straight[0][0] if straight else None
             if first is None:
                 self._longest = spans = await self._coarse_from_dawn()
                 if not spans:
                     return None
                 first = spans[0][0] if self.levels[-1] == self.frame else await self._begin_in_reach(spans[0])
-            # An answer that begins before it must begin with it.
-            if first is None or await self._first_of(first, 0) == first:
+            if first is None:
+                return None
+            # An answer that begins before it must begin with it. Where it shows a candle behind those of the answer from
+            # 1970 on, they were not the latest.
+            shown = await self._shown_around(first, 0)
+            if shown[0] != first:
+                self._doubt(first)
+            elif not straight or shown[-1] > straight[-1][0] or self._agreed[first] >= SUSPICIOUS:
                 return first
+            self._doubted.add(first)
         raise BadAnswer(f"{self.series}: answers disagree on what the first candle is")
 
     async def _begin_in_reach(self, span: Span) -> int | None:
@@ -134,25 +167,24 @@ class Beginnings(Edges):
                 return found[0]
         return None
 
-    async def _straight(self) -> int | None:
-        """The first candle by `since` = 0, where the exchange answers that with its first ones."""
+    async def _straight(self) -> list[Span]:
+        """The first candles by `since` = 0, where the exchange answers that with its first ones."""
         if self.rooms.bounded:
-            return None
-        agreed: dict[int, int] = {}
+            return []
         for _ in range(2 * SUSPICIOUS):
             try:
                 spans = await self.look(self.frame, 0, limit=5)
             except ExchangeRefused:
-                return None  # some call a range from 1970 on a bad request
+                return []  # some call a range from 1970 on a bad request
             if not spans:
-                return None
+                return []
             first = spans[0][0]
-            agreed[first] = agreed.get(first, 0) + 1
+            self._agreed[first] += 1
             # The latest candles, whatever `since`, look like the first ones of a market that has just begun.
-            suspicious = spans[-1][1] >= self.now - 3 * self.frame.nominal_ms
-            if agreed[first] >= (SUSPICIOUS if suspicious else 1):
-                return first
-        return None
+            young = spans[-1][1] >= self.now - 3 * self.frame.nominal_ms
+            if self._agreed[first] >= (SUSPICIOUS if young or first in self._doubted else 1):
+                return spans
+        return []
 
     async def _coarse_from_dawn(self) -> list[Span]:
         """The first candles at the longest timeframe: those of the last while, unless there are older ones.

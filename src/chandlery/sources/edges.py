@@ -207,10 +207,14 @@ class Edges:
 
     async def _first_of(self, found: int, since: int) -> int:
         """The first candle at or after `since` that an answer from a little before `found` on shows."""
+        return (await self._shown_around(found, since))[0]
+
+    async def _shown_around(self, found: int, since: int) -> list[int]:
+        """The candles at or after `since` that an answer from a little before `found` on shows."""
         back = min(5, self.rooms.back(self.frame))
         begin = max(self.frame.add(found, -back), self.frame.ceil(max(0, since)))
-        spans = await self.look(self.frame, begin, limit=8, within=(found, found + 1))
-        return next(a for a, _ in spans if a >= since)
+        spans = await self.look(self.frame, begin, limit=16, within=(found, found + 1))
+        return [a for a, _ in spans if a >= since]
 
     async def _first(self, known: int, lo: int, hi: int) -> int | None:
         """The first candle of the series in [lo, hi), where a candle is known to be open at `known` <= lo.
