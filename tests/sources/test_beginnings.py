@@ -16,7 +16,7 @@ from chandlery.ledger import State
 from chandlery.sources import open_source
 from chandlery.testing.clock import VirtualClock
 from chandlery.testing.source_scenes import Said, Scene, SceneExchange, same_bits, walk
-from chandlery.timeframe import DAY, MINUTE
+from chandlery.timeframe import DAY, HOUR, MINUTE
 from chandlery.timerange import TimeRange
 from chandlery.when import parse_when
 
@@ -92,3 +92,15 @@ def test_latest_whatever_is_asked(
     assert said.error is None
     assert [fact.state for fact in said.facts] == [State.BEFORE_LISTING]
     assert said.times == [row[0] for row in rows[:500]]
+
+
+@pytest.mark.parametrize("exchange", ["coinbase", "okx", "bitget"])
+@pytest.mark.parametrize("ago", [130, 300, 900])
+def test_stopped_silently(scene_walked: Walked, exchange: str, ago: int) -> None:
+    """A market that traded for 45 days only, and stopped long ago, is found by answers that cover a bounded time each."""
+    begin = NOW // DAY * DAY - (ago + 45) * DAY
+    stopped = TimeRange(begin + 45 * DAY + 9 * HOUR, NOW + DAY)
+    said = scene_walked(exchange, Scene("BTC/USDT", begin, holes=(stopped,)), "1d", begin - 400 * DAY)
+    assert list(said.ranges(State.BEFORE_LISTING)) == [TimeRange(said.span.since, begin)]
+    assert len(said.candles) == 46
+    assert not said.absent

@@ -7,7 +7,7 @@ from collections import Counter
 
 from chandlery.errors import BadAnswer, ExchangeRefused
 from chandlery.sources.base import Beginning
-from chandlery.sources.edges import CHECKS, DAWN, REQUESTS, Edges, Span
+from chandlery.sources.edges import CHECKS, DAWN, REQUESTS, SPARE, Edges, Span
 from chandlery.timeframe import DAY, Timeframe
 
 log = logging.getLogger("chandlery.sources.beginnings")
@@ -18,6 +18,8 @@ REQUESTS_BEGINNING = 19
 SUSPICIOUS = 6
 #: Answers that must not give the candles of a longer one before they are said to be out of reach.
 LOOKS_DEEPER = 4
+#: Requests that stepping back from now leaves for what else there is to find out.
+LEFT_OVER = 6
 
 
 class Beginnings(Edges):
@@ -215,7 +217,11 @@ class Beginnings(Edges):
             if spans:
                 return spans
         if not best:
-            return []
+            best = await self._stepping_back(frame, self.now - length)
+            older = await self._older(frame, best, length) if best else []
+            if not older:
+                return best
+            best = older
         lo, hi = DAWN, best[0][0]  # nothing begins in [DAWN, lo + length)
         while hi - lo > length:
             middle = (lo + hi) // 2
@@ -226,15 +232,28 @@ class Beginnings(Edges):
                 lo = middle + length if not spans else middle
         return await self._older(frame, best, length) or best
 
+    async def _stepping_back(self, frame: Timeframe, until: int) -> list[Span]:
+        """The candles of the last answer before `until` that holds any: a market may have stopped after a short time.
+
+        Answers as long as the exchange gives reach back for years in the requests that a search may cost.
+        """
+        candles = self.rooms.whole(frame)
+        step = max(1, candles - SPARE) * frame.nominal_ms
+        while until > DAWN and self._left > LEFT_OVER:
+            until -= step
+            if spans := await self._tolerant(frame, until, candles):
+                return spans
+        return []
+
     async def _older(self, frame: Timeframe, best: list[Span], length: int) -> list[Span]:
         """The candles from `length` before the first of `best` on, which must show it; none if it is the first."""
         first = best[0][0]
         spans = await self.look(frame, first - length, within=(first, first + 1))
         return spans if spans[0][0] < first else []
 
-    async def _tolerant(self, frame: Timeframe, since: int) -> list[Span]:
+    async def _tolerant(self, frame: Timeframe, since: int, limit: int = 0) -> list[Span]:
         try:
-            return await self.look(frame, since)
+            return await self.look(frame, since, limit=limit)
         except ExchangeRefused as error:
             log.debug("%s refuses %s from %d: %s", self.series, frame.text, since, error)
             return []

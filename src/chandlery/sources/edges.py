@@ -65,6 +65,10 @@ class Rooms:
         """Candles that one answer covers."""
         return min(LOOKED_AT, self._known(frame), self._shown.get(frame.text, LOOKED_AT))
 
+    def whole(self, frame: Timeframe) -> int:
+        """Candles that one answer covers if as many are asked for as the exchange is known to give."""
+        return self._known(frame) if self.bounded and frame.text not in self._shown else self.of(frame)
+
     def ahead(self, frame: Timeframe) -> int:
         """Milliseconds behind a candle that an answer covers which begins a little before it."""
         return max(1, self.of(frame) - SPARE) * frame.nominal_ms
@@ -139,7 +143,7 @@ class Edges:
         wanted = limit or self.rooms.of(frame)
         if own and since > 0:
             # One more before it: some exchanges leave out the candle that opens at `since`.
-            since, wanted = frame.add(since, -1), min(wanted + 1, self.rooms.of(frame))
+            since, wanted = frame.add(since, -1), min(wanted + 1, max(wanted, self.rooms.of(frame)))
         since = max(0, since)
         ends: Counter[int] = Counter()
         covered = 0
