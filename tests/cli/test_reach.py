@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from chandlery.exchange import ExchangeSettings, LocalExchange
-from chandlery.sources.profile import SPOT
-from chandlery.sources.profile_book import ProfileBook, shipped
+from chandlery.sources.profile import SPOT, Habits, Profile
+from chandlery.sources.profile_book import ProfileBook
 
 SINCE = ("--since", "2024-05-30", "--until", "2024-06-01")
 
@@ -47,34 +46,18 @@ def test_plan_and_fetch_say_what_is_out_of_reach(run: Callable[..., Any], kraken
 
 
 def test_a_volume_in_quote_is_told_once(
-    run: Callable[..., Any], kraken: LocalExchange, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where a learnt profile says that volumes are quote, stderr says so once for all series, and each series has its unit."""
-    known = shipped("kraken")
-    assert known is not None
-    habits = {SPOT: replace(known.markets[SPOT], volume="quote")}
     monkeypatch.setenv("CHANDLERY_STATE", str(tmp_path / "state"))
-    command = (
-        "fetch",
-        "ETH/USDT",
-        "BTC/USDT",
-        "-e",
-        "kraken",
-        "-t",
-        "1h",
-        *SINCE,
-        "--exchange-url",
-        kraken.url,
-    )
-    before = run(*command, "--json")
-    ProfileBook(tmp_path / "state").save(replace(known, markets=habits))
-    after = run(*command, "--json")
-    assert [one["volume_unit"] for one in before.json["series"] + after.json["series"]] == [
-        *("base", "base"),
-        *("quote", "quote"),
-    ]
-    assert "volumes are in" not in before.err
-    assert " ".join(after.err.split()).count("volumes are in quote, not in the base currency") == 1
+    learnt = Profile("okxus", {SPOT: Habits(page=100, volume="quote")}, origin="probed")
+    ProfileBook(tmp_path / "state").save(learnt)
+    settings = ExchangeSettings(exchange="okx", clock="2024-06-01T00:00:30Z,0", weight_limit=0)
+    with LocalExchange(settings) as okx:
+        url = ("--exchange-url", okx.url)
+        fetched = run("fetch", "ETH/USDT", "BTC/USDT", "-e", "okxus", "-t", "1h", *SINCE, *url, "--json")
+    assert [one["volume_unit"] for one in fetched.json["series"]] == ["quote", "quote"]
+    assert " ".join(fetched.err.split()).count("volumes are in quote, not in the base currency") == 1
 
 
 def test_what_is_out_of_reach_counts_where_a_date_asked_for_it(

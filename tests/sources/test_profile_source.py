@@ -19,7 +19,7 @@ from chandlery.ledger import State
 from chandlery.sources.base import Market, Source
 from chandlery.sources.manners import Manners, in_base
 from chandlery.sources.observed import Observed
-from chandlery.sources.profile import LINEAR, SPOT, Habits
+from chandlery.sources.profile import LINEAR, SPOT, Habits, Profile
 from chandlery.sources.profile_book import ProfileBook, shipped
 from chandlery.timeframe import DAY, HOUR, MINUTE
 from chandlery.timerange import TimeRange
@@ -165,15 +165,34 @@ def test_volumes_of_swaps_are_in_the_base_currency(
     assert candles.equals(server.truth(SWAP, "1m", span.since, span.until, exchange=name))
 
 
-def test_a_unit_that_cannot_be_converted_is_told(source: Callable[..., Source], tmp_path: Path) -> None:
-    """Quote volumes stay what they are, and the source says so."""
-    _learn(tmp_path, "okx", LINEAR, volume="quote")
+def test_a_unit_that_cannot_be_converted_is_told(
+    server: LocalExchange, opened: Callable[..., Source], tmp_path: Path
+) -> None:
+    """Quote volumes of an exchange without a shipped profile stay what they are, and the source says so."""
+    habits = {SPOT: Habits(page=100, volume="quote")}
+    ProfileBook(tmp_path / "state").save(Profile("okxus", habits, origin="probed"))
 
-    async def run() -> list[str]:
-        async with source("okx") as okx:
-            return [await okx.volume_unit(SeriesId("okx", symbol, "1m")) for symbol in (BTC, SWAP)]
+    async def run() -> str:
+        async with opened(server.url_of("okx"), "okxus") as okx:
+            return await okx.volume_unit(SeriesId("okxus", BTC, "1m"))
 
-    assert asyncio.run(run()) == ["base", "quote"]
+    assert asyncio.run(run()) == "quote"
+
+
+@pytest.mark.parametrize(("name", "learnt"), [("gate", "base"), ("okx", "quote"), ("okx", "contracts")])
+def test_a_learnt_unit_does_not_take_the_place_of_a_shipped_one(
+    name: str, learnt: str, server: LocalExchange, source: Callable[..., Source], walk: Any, tmp_path: Path
+) -> None:
+    """Whatever a probe took the volumes of swaps for, they are those of the market where the shipped profile knows the unit."""
+    _learn(tmp_path, name, LINEAR, volume=learnt)
+    span = TimeRange(CURRENT - 300 * MINUTE, CURRENT)
+
+    async def run() -> Any:
+        async with source(name) as one:
+            return await walk(one, SeriesId(name, SWAP, "1m"), span, settle=0)
+
+    candles = asyncio.run(run()).candles
+    assert candles.equals(server.truth(SWAP, "1m", span.since, span.until, exchange=name))
 
 
 def test_contracts_times_size_is_the_nearest_double() -> None:

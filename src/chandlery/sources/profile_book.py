@@ -15,6 +15,7 @@ from dataclasses import fields, replace
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 from chandlery.errors import UsageError
@@ -54,7 +55,10 @@ class ProfileBook:
         return self.folder / f"{name[:200]}.json"
 
     def load(self, exchange: str) -> Profile | None:
-        """What counts for an exchange: what was learnt, and the shipped profile for all that was not; None for neither."""
+        """What counts for an exchange: what was learnt, and the shipped profile for all that was not; None for neither.
+
+        A unit of volumes that is shipped stays.
+        """
         learnt, known = self.learnt(exchange), shipped(exchange)
         return learnt if known is None else known if learnt is None else _over(known, learnt)
 
@@ -152,7 +156,11 @@ def _over(known: Profile, learnt: Profile) -> Profile:
 
 
 def _completed(habits: Habits, known: Habits) -> Habits:
-    gaps = {
+    gaps: dict[str, Any] = {
         one.name: getattr(known, one.name) for one in fields(Habits) if getattr(habits, one.name) == "unknown"
     }
-    return replace(habits, **gaps, finality=habits.finality or known.finality)
+    gaps["finality"] = habits.finality or known.finality
+    if known.volume != "unknown":
+        # Documented, while a probe infers it: a wrong unit would mix volumes of two units in one series.
+        gaps["volume"] = known.volume
+    return replace(habits, **gaps)
