@@ -31,7 +31,6 @@ def test_a_limit_lower_than_known_is_learnt(opened: Callable[..., Any], walk: An
 
         walked = asyncio.run(main())
         refused = [record for record in exchange.requests if record.status == 429]
-        print(len(exchange.requests), len(refused), clock.now - NOW)
     assert walked.error is None
     assert len(exchange.requests) > 150
     assert len(refused) < 30
@@ -41,8 +40,8 @@ def test_a_limit_lower_than_known_is_learnt(opened: Callable[..., Any], walk: An
 def test_a_limit_lowered_while_we_run(
     opened: Callable[..., Any], walk: Any, clock: Any, declared: bool
 ) -> None:
-    """Binance lowers its limit to a sixth, whether exchangeInfo then says so or not: no more than what was under way when
-    it did, and a few requests later, are refused, and all candles come.
+    """Binance lowers its limit to a sixth, whether exchangeInfo then says so or not: a few requests are refused and
+    nobody is banned, and all candles come.
     """
     with LocalExchange(ExchangeSettings(weight_limit=600), clock=clock) as exchange:
         limits = [one for one in gc.get_objects() if type(one) is RequestLimits and one.limit == 600]
@@ -60,10 +59,9 @@ def test_a_limit_lowered_while_we_run(
 
         walked = asyncio.run(main())
         statuses = [record.status for record in exchange.requests]
-        print(len(statuses), statuses.count(429), statuses.count(418), clock.now - NOW)
     assert walked.error is None
-    assert statuses.count(418) < 32
-    assert statuses.count(429) < 30
+    assert statuses.count(429) < 6
+    assert 418 not in statuses
 
 
 def test_a_limit_below_one_request_ends_with_its_reason(opened: Callable[..., Any], clock: Any) -> None:

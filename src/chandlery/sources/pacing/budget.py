@@ -64,11 +64,14 @@ class Budget:
 
     def allowed(self, tally: Tally, now: float) -> float:
         """Weight per window that may be spent; infinity where the exchange declares no limit."""
+        return min(self._believed(tally), self.cap(tally, now))
+
+    def _believed(self, tally: Tally) -> float:
+        """Our share of what the exchange declares, or is known for."""
         declared = tally.cells[DECLARED]
         if declared == 0:
             return math.inf
-        believed = (declared if declared > 0 else self.limit.weight) * self.share
-        return min(believed, self.cap(tally, now))
+        return (declared if declared > 0 else self.limit.weight) * self.share
 
     def cap(self, tally: Tally, now: float) -> float:
         """Weight per window that the exchange was seen to allow, more with time; infinity where it never was."""
@@ -91,7 +94,7 @@ class Budget:
         if math.isinf(allowed) or used > allowed + _NOTHING or now - before > self.hold:
             return
         if min(used, at) >= _ALIKE * max(used, at):
-            tally.cells[CAP] = max(_BELOW * min(used, at), _LEAST * self.limit.weight * self.share)
+            tally.cells[CAP] = max(_BELOW * min(used, at), _LEAST * self._believed(tally))
             tally.cells[CAP_AT] = now
 
     def too_heavy(self, tally: Tally, spent: Spent) -> bool:

@@ -268,8 +268,9 @@ class Host:
                 self.book.keep(tally, now)
                 self._renew = self._renew or tally.cells[DECLARED] > 0
                 if tally.cells[CAP] != lowered:
-                    most, believed = budget.cap(tally, now), budget.limit.weight
-                    log.warning("%s allows less than the %g that it is known for: %g are spent for now", self.name, believed, most)  # fmt: skip
+                    most, seconds = budget.cap(tally, now), budget.window / 1000
+                    said = "%s allows less than we believed: for now no more than %g are spent in %g s"
+                    log.warning(said, self.name, most, seconds)
                 if budget.too_heavy(tally, spent):
                     self._too_heavy += 1
                     if self._too_heavy >= _TOO_HEAVY:
