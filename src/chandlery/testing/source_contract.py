@@ -266,6 +266,18 @@ class SourceContract:
                     stage, self.walked(stage, TimeRange(first, last), series=series), absent=RangeSet()
                 )
 
+    def test_listed_inside_longer_timeframes(self, tmp_path: Path) -> None:
+        """Days and weeks of a market are found from long before its listing on, in whichever month its first week begins."""
+        listed = NOW // DAY * DAY - 110 * DAY  # 2024-03-02, a Saturday
+        with self.stage(Scene(self.symbol, listed), tmp_path) as stage:
+            for text in [text for text in self.timeframes if text in ("1d", "1w")]:
+                series = SeriesId(self.exchange, self.symbol, text)
+                frame = series.frame
+                span = TimeRange(frame.floor(listed - 200 * DAY), frame.floor(NOW))
+                early = RangeSet.of(span.since, frame.floor(listed))
+                said = self.walked(stage, span, series=series)
+                self.check(stage, said, absent=RangeSet(), early=early)
+
     def test_top_up(self, tmp_path: Path) -> None:
         """A few new candles cost one request."""
         with self.stage(self.scene(), tmp_path) as stage:
