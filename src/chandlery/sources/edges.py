@@ -54,12 +54,19 @@ class Rooms:
     """How many candles of each timeframe one answer surely covers, by what is known and what answers have shown."""
 
     def __init__(
-        self, known: Callable[[Timeframe], int] = lambda _: LOOKED_AT, *, bounded: bool = False
+        self,
+        known: Callable[[Timeframe], int] = lambda _: LOOKED_AT,
+        *,
+        bounded: bool = False,
+        opened: bool = False,
+        heeds_limit: bool = True,
     ) -> None:
         self._known = known
         self._shown: dict[str, int] = {}
         #: Known: an answer covers a bounded time after `since`, whether anything was traded then or not.
         self.bounded = bounded
+        self._opened = opened
+        self._heeds_limit = heeds_limit
 
     def of(self, frame: Timeframe) -> int:
         """Candles that one answer covers."""
@@ -76,6 +83,10 @@ class Rooms:
     def back(self, frame: Timeframe) -> int:
         """Candles before one that an answer may begin with, and still show it."""
         return max(1, min(LOOKED_BACK, self.of(frame) - SPARE))
+
+    def whole(self, frame: Timeframe, candles: int, asked: int) -> bool:
+        """Whether an answer with so many candles, from 1970 on, is known to hold all that are given."""
+        return self._opened and candles < (asked if self._heeds_limit else self._known(frame))
 
     def short(self, frame: Timeframe, candles: int) -> bool:
         """Note that an answer covers so few only; whether that is news."""
@@ -298,12 +309,20 @@ class Edges:
         spans = await self.look(frame, begin, within=(lo, hi))
         return [span for span in spans if self._overlaps(frame, span, (lo, hi))]
 
-    async def last_before(self, moment: int, floor: int) -> int:
-        """Open time of the last candle before `moment`; one is known to be open at `floor` < moment."""
-        return await self._adapting(lambda: self._last_before(moment, floor))
+    async def last_before(self, moment: int, floor: int, *, ended: bool = False) -> int:
+        """Open time of the last candle before `moment`; one is known to be open at `floor` < moment.
 
-    async def _last_before(self, moment: int, floor: int) -> int:
-        hi = moment
+        Of a market that has `ended` it may be years back.
+        """
+        return await self._adapting(lambda: self._last_before(moment, floor, ended))
+
+    async def _last_before(self, moment: int, floor: int, ended: bool) -> int:
+        hi, far = moment, self._level(moment - floor)
+        if ended and far != self.frame:
+            begin = max(hi - self.rooms.back(far) * far.nominal_ms, floor - 2 * far.nominal_ms)
+            spans = [(a, b) for a, b in await self.look(far, begin) if a < hi]
+            if spans and spans[-1][1] <= hi:
+                return await self._last_in(max(spans[-1][0], floor), spans[-1][1])
         for frame in (*self.levels, *self.levels[-1:] * WINDOWS):
             if frame == self.levels[-1] and hi <= floor:
                 break

@@ -49,32 +49,13 @@ class Walk(Steps):
     async def _run(self) -> AsyncIterator[CandlePage | Fact]:
         if not self.span:
             return
-        if not self.market.active:
-            await self._search_alone()  # most of the walks may lie behind the end
-        for known in self._known_at_once():
-            yield known
+        said, first, anchor = await self._opening()
+        for one in said:
+            yield one
         if self.done >= self.span.until:
             return
-        hole = self.found.around(self.span.since)
-        anchor = None if hole is None else Anchor(hole.until)
-        rows = await self._ask(self.frame.add(self.done, -1) if anchor is None else anchor.open, anchor)
-        anchor = anchor or self._first_anchor(rows)
-        if anchor is None and not self._begins_bad(rows):
-            await self._search_alone()
-            for known in self._known_at_once():
-                yield known
-            if self.done >= self.span.until:
-                return
-            hole = self.found.around(self.span.since)
-            if hole is not None:
-                anchor = Anchor(hole.until)
-            else:
-                facts, anchor = await self._beginning()
-                for fact in facts:
-                    yield fact
-            if self.done >= self.span.until:
-                return
-            rows = await self._ask(anchor.open, anchor)
+        begin = self.frame.add(self.span.since, -1) if anchor is None else anchor.open
+        rows = first or await self._ask(begin, anchor)
         while True:
             rows = await self._confirmed(rows)
             for page in self._pages(rows):
@@ -128,6 +109,24 @@ class Walk(Steps):
         enough = anchor.alone >= AGREE_AT_END or anchor.seen >= ENDS_ANYHOW or reaching
         return enough or self.found.knows(anchor.open)
 
+    async def _opening(self) -> tuple[Sequence[CandlePage | Fact], Rows | None, Anchor | None]:
+        """What may be said before the first candle, and the candle to go on from, with the answer that begins with it if there is one."""
+        if not self.market.active:
+            await self._search_alone()  # most of the walks may lie behind the end
+        said = self._known_at_once()
+        if said:
+            return said, None, self._behind_hole()
+        rows = await self._ask(self.frame.add(self.span.since, -1), None)
+        anchor = self._first_anchor(rows)
+        if anchor is not None or self._begins_bad(rows):
+            return [], rows, anchor
+        await self._search_alone()
+        said = self._known_at_once()
+        if said:
+            return said, None, self._behind_hole()
+        facts, anchor = await self._beginning()
+        return facts, None, anchor
+
     # -- what other walks have found -------------------------------------------------------------------------------
 
     async def _search_alone(self) -> None:
@@ -151,6 +150,10 @@ class Walk(Steps):
             evidence = f"no candle between {iso(hole.since)} and {iso(hole.until)}, seen by several looks"
             return [self._said(min(hole.until, self.span.until), nothing, evidence)]
         return []
+
+    def _behind_hole(self) -> Anchor | None:
+        hole = self.found.around(self.span.since)
+        return None if hole is None else Anchor(hole.until)
 
     def _after(self, end: int) -> Fact:
         reason = f"no longer traded; the last candle is {iso(end)}"
@@ -195,7 +198,7 @@ class Walk(Steps):
             return facts, Anchor(first.open)
         known = first.open
         if known < self.span.since:
-            known = await self.edges.last_before(self.span.since, known)
+            known = await self.edges.last_before(self.span.since, known, ended=not self.market.active)
         return facts, Anchor(known)
 
     # -- going on --------------------------------------------------------------------------------------------------
