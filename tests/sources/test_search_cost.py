@@ -171,3 +171,23 @@ def test_hole_of_many_walks(
     assert counts(report) == {"stored": 40_000, "absent": 160_000}
     walks = 25  # each asks once where it is to begin
     assert cost <= 1.15 * 42 + walks + 25
+
+
+@pytest.mark.parametrize(
+    ("exchange", "symbols", "least"),
+    [("mexc", (SWAP, "IO/USDT:USDT"), 3), ("kraken", ("BTC/USDT", "ETH/USDT"), 4)],
+)
+def test_answers_that_reach_up_to_now(
+    fetched: Callable[..., tuple[RunReport, Source]],
+    caplog: pytest.LogCaptureFixture,
+    exchange: str,
+    symbols: tuple[str, str],
+    least: int,
+) -> None:
+    """An answer that holds all there is from 1970 on is asked for twice, not six times; nothing is said of its beginning."""
+    since = "listing" if exchange == "mexc" else at("2017-01-01")
+    report, source = fetched(exchange, *((s, text) for s in symbols for text in ("1d", "1w")), since=since)
+    assert [one.error for one in report.series] == [None] * 4
+    assert "missing" not in counts(report)
+    assert [one.message for one in caplog.records if "its profile says" in one.message] == []
+    assert source.traffic.candle_requests <= least + 5 * 4

@@ -20,6 +20,10 @@ SUSPICIOUS = 6
 LOOKS_DEEPER = 4
 #: Requests that stepping back from now leaves for what else there is to find out.
 LEFT_OVER = 6
+#: The same where it holds fewer than the latest ones would be, so that it must be all of them.
+WHOLE = 2
+#: Candles that are asked for from 1970 on.
+FIRST = 5
 
 
 class Beginnings(Edges):
@@ -175,7 +179,7 @@ class Beginnings(Edges):
             return []
         for _ in range(2 * SUSPICIOUS):
             try:
-                spans = await self.look(self.frame, 0, limit=5)
+                spans = await self.look(self.frame, 0, limit=FIRST)
             except ExchangeRefused:
                 return []  # some call a range from 1970 on a bad request
             if not spans:
@@ -184,7 +188,9 @@ class Beginnings(Edges):
             self._agreed[first] += 1
             # The latest candles, whatever `since`, look like the first ones of a market that has just begun.
             young = spans[-1][1] >= self.now - 3 * self.frame.nominal_ms
-            if self._agreed[first] >= (SUSPICIOUS if young or first in self._doubted else 1):
+            whole = self.rooms.holds_all(self.frame, len(spans), FIRST)
+            enough = SUSPICIOUS if first in self._doubted or (young and not whole) else WHOLE if young else 1
+            if self._agreed[first] >= enough:
                 return spans
         return []
 

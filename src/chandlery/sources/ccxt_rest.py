@@ -272,7 +272,14 @@ class CcxtRest(Source):
         if habits is not None and self._observed.wants(series.symbol, timeframe, len(frame), limit):
             asked = series.frame if timeframe == series.timeframe else frame_of(self.exchange, timeframe)
             self._observed.saw(
-                str(market.family), habits, asked, frame, since=since, limit=limit, now=self._time.now_ms()
+                str(market.family),
+                habits,
+                asked,
+                frame,
+                since=since,
+                limit=limit,
+                now=self._time.now_ms(),
+                symbol=series.symbol,
             )
             if self._observed.goes_deeper(str(market.family)):
                 self._manners.distrust_depth(market)

@@ -84,7 +84,7 @@ class Rooms:
         """Candles before one that an answer may begin with, and still show it."""
         return max(1, min(LOOKED_BACK, self.of(frame) - SPARE))
 
-    def whole(self, frame: Timeframe, candles: int, asked: int) -> bool:
+    def holds_all(self, frame: Timeframe, candles: int, asked: int) -> bool:
         """Whether an answer with so many candles, from 1970 on, is known to hold all that are given."""
         return self._opened and candles < (asked if self._heeds_limit else self._known(frame))
 

@@ -112,6 +112,8 @@ class Manners:
             self._rooms[market.family] = Rooms(
                 (lambda frame: habits.page_at(frame, FAR)) if habits is not None else (lambda _: least),
                 bounded=habits is not None and habits.window == "bounded",
+                opened=habits is not None and habits.window == "open",
+                heeds_limit=habits is None or habits.heeds_limit,
             )
         return self._rooms[market.family]
 

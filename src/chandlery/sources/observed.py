@@ -7,7 +7,7 @@ exchange, which comes once and goes, is none.
 from __future__ import annotations
 
 import logging
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -63,7 +63,7 @@ class _Seen:
     most: dict[int, int] = field(default_factory=dict)
     more: Counter[int] = field(default_factory=Counter)
     at_since: int = 0  # answers that began with the candle at `since`
-    behind: int = 0  # with the one after it
+    behind: int = 0  # with the one after it, though the one at `since` is there
     holes: int = 0
     holed: int = 0
     flat: int = 0
@@ -81,6 +81,8 @@ class Observed:
         self._seen: dict[str, _Seen] = {}
         self._habits: dict[str, Habits] = {}
         self._answers: Counter[tuple[str, str]] = Counter()
+        #: By symbol and timeframe, candles that answers began or ended with.
+        self._given: defaultdict[tuple[str, str], set[int]] = defaultdict(set)
 
     def wants(self, symbol: str, timeframe: str, rows: int, limit: int) -> bool:
         """Whether to look at this answer of so many rows, asked for with `limit`: not at all of a long walk.
@@ -101,6 +103,7 @@ class Observed:
         since: int | None,
         limit: int,
         now: int,
+        symbol: str = "",
     ) -> None:
         """Take one answer: its rows in the order they came, asked for with `since` and `limit` at the exchange's `now`.
 
@@ -123,7 +126,9 @@ class Observed:
         oldest = 0 if depth is None else frame.add(frame.floor(now), FRESH - depth)
         if since == frame.floor(since) and since >= oldest:
             seen.at_since += first == since
-            seen.behind += first == frame.next(since)
+            # Only a candle that was given once can be left out.
+            seen.behind += first == frame.next(since) and since in self._given[symbol, frame.text]
+        self._given[symbol, frame.text] |= {first, last}
         holes = int((np.abs(steps) != frame.fixed_ms).sum())
         seen.holes += holes
         seen.holed += holes > 0
@@ -227,6 +232,7 @@ class Observed:
         for difference in self.differences():
             log.warning("%s", difference)
         self._seen.clear()
+        self._given.clear()
 
 
 def _order(steps: NDArray[np.int64]) -> Order | None:
