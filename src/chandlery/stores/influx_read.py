@@ -110,7 +110,9 @@ class Reader:
     async def faulty(self, tags: SeriesTags, spans: Sequence[TimeRange]) -> Faulty:
         """The points in the ranges that are no candles of the series."""
         read = await self._read(tags, await self._pieces(tags, spans, by=VALUES), VALUES)
-        return faulty_points([(part.frame, part.partial) for part in read], frame_of(tags.exchange, tags.timeframe))
+        return faulty_points(
+            [(part.frame, part.partial) for part in read], frame_of(tags.exchange, tags.timeframe)
+        )
 
     async def _read(self, tags: SeriesTags, pieces: Sequence[TimeRange], names: Sequence[str]) -> list[_Read]:
         """Each piece in its order, a few of them side by side; without `names` only times."""
