@@ -103,6 +103,8 @@ class Beginnings(Edges):
                 self._doubt(first)
             elif not straight or shown[-1] > straight[-1][0] or self._agreed[first] >= SUSPICIOUS:
                 return first
+            elif self.rooms.holds_all(self.frame, len(straight), FIRST):
+                return first  # the latest ones would have been more
             self._doubted.add(first)
         raise BadAnswer(f"{self.series}: answers disagree on what the first candle is")
 
