@@ -133,7 +133,7 @@ def test_a_full_disk_is_4_and_a_later_run_goes_on(
         [sys.executable, "-m", "chandlery", *args],
         cwd=tmp_path,
         env={**os.environ, "EXCHANGE_URL": exchange.url},
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000)),
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (600_000, 600_000)),
         capture_output=True,
         text=True,
         timeout=60,

@@ -127,7 +127,10 @@ class Source(ABC):
         return None
 
     async def has_candle(self, series: SeriesId, opened: int) -> bool:
-        """Whether one answer shows a candle that opens at `opened`. False proves nothing; at most one request."""
+        """Whether one answer shows a candle that opens at `opened`. False proves nothing; at most one request.
+
+        Raises UnknownTimeframe where the exchange does not give the timeframe.
+        """
         return False
 
     async def volume_unit(self, series: SeriesId) -> str:

@@ -392,6 +392,8 @@ class CcxtRest(Source):
         try:
             now = self._time.now_ms()
             answer = await self._asker.once(series, series.timeframe, opened, 2, now, series.frame)
+        except UnknownTimeframe:
+            raise
         except ExchangeError as error:
             log.debug("%s: no look at %s: %s", series, iso(opened), error)
             return False
