@@ -155,7 +155,7 @@ def test_an_exchange_with_hostile_market_names(influx: Bucket, monkeypatch: pyte
     """What an exchange calls its markets is a name and nothing else: each is stored under it or refused, the others whole."""
     model = GENERATED[0]
     hostile = tuple(Odd(base, "USDT", 2, 5, model.listed, price=9.0, volume=3.0) for base in BASES)
-    monkeypatch.setattr("chandlery.exchange.shape.Shape.pairs", (model, *hostile))
+    monkeypatch.setattr("chandlery.exchange.shapes.binance.BinanceSpot.pairs", (model, *hostile))
     with LocalExchange(ExchangeSettings(clock=f"{CLOCK},0")) as odd:
         monkeypatch.setenv("EXCHANGE_URL", odd.url)
         offered = {m["symbol"] for m in chandlery("markets", "--json").json["markets"]}
