@@ -130,7 +130,7 @@ def test_twenty_symbols_cost_a_page_each(exchange: LocalExchange, told: _Told) -
     assert all(one.only_out_of_reach for one in report.series)
     assert asked(exchange) <= len(wants) + 1
     (text,) = told.texts
-    assert text.endswith(": 339,848 of 8 series are out of reach")
+    assert text.endswith(": 339,848 candles of 8 series are out of reach")
 
 
 def test_what_was_stored_stays_and_what_slipped_away_is_out_of_reach(

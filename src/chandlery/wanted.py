@@ -124,7 +124,7 @@ class Wanted:
                 lost = sum(series.frame.count(part.since, part.until) for part in gone)
                 told.setdefault((series.exchange, series.timeframe, job.reach), []).append((series, lost))
         for (exchange, timeframe, reach), found in told.items():
-            many = f" of {len(found):,} series" if len(found) > 1 else ""
+            many = f" candles of {len(found):,} series" if len(found) > 1 else ""
             self.progress.note(
                 None if many else found[0][0],
                 f"{exchange} gives no {timeframe} candle from before {iso(reach)}: {sum(lost for _, lost in found):,}{many} are"
@@ -243,3 +243,15 @@ def in_reach(job: Job, left: RangeSet) -> RangeSet:
 def is_early(fact: Fact) -> bool:
     """Whether a fact says that the candles begin after it."""
     return fact.state in (State.BEFORE_LISTING, State.OUT_OF_REACH)
+
+
+def early(series: SeriesId, part: TimeRange, begin: Beginning, now: int) -> Fact:
+    """That the candles begin after `part`: there were none, or the exchange does not give them."""
+    if begin.deeper:
+        reason = (
+            f"the oldest candle of {series.symbol} that {series.exchange} gives opens at {iso(begin.open)}"
+        )
+        return Fact(part, State.OUT_OF_REACH, reason, now)
+    return Fact(
+        part, State.BEFORE_LISTING, f"the first candle of {series.symbol} opens at {iso(begin.open)}", now
+    )
