@@ -17,6 +17,7 @@ from chandlery.report import PlanReport, RunReport, Silent
 from chandlery.sources import open_source
 from chandlery.stores import open_store
 from chandlery.stores.base import Store
+from chandlery.testing.clock import VirtualClock
 from chandlery.timeframe import DAY, HOUR, MINUTE
 from chandlery.timerange import TimeRange
 from chandlery.verify import verify_series
@@ -33,23 +34,6 @@ class _Clock:
 
     def now_ms(self) -> int:
         return self.now + IN_MINUTE
-
-
-class _Hasty:
-    """A local clock on which waiting takes no time."""
-
-    def __init__(self) -> None:
-        self.now = float(NOW)
-
-    def now_ms(self) -> int:
-        return int(self.now)
-
-    def monotonic(self) -> float:
-        return self.now / 1000
-
-    async def sleep(self, seconds: float) -> None:
-        self.now += seconds * 1000
-        await asyncio.sleep(0)
 
 
 class _Told(Silent):
@@ -85,7 +69,7 @@ def run(exchange: LocalExchange, store: Store, told: _Told, *wants: Want, **opti
     """One run with a source of its own."""
 
     async def fetch() -> RunReport:
-        async with open_source("kraken", url=exchange.url, clock=_Hasty()) as source:
+        async with open_source("kraken", url=exchange.url, clock=VirtualClock(NOW)) as source:
             return await Backfill(source, store, settle=0, progress=told, **options).run(wants)
 
     return asyncio.run(fetch())
@@ -95,7 +79,7 @@ def plan(exchange: LocalExchange, store: Store, told: _Told, want: Want) -> Plan
     """What a run would do."""
 
     async def ask() -> PlanReport:
-        async with open_source("kraken", url=exchange.url, clock=_Hasty()) as source:
+        async with open_source("kraken", url=exchange.url, clock=VirtualClock(NOW)) as source:
             return await Backfill(source, store, settle=0, progress=told).plan([want])
 
     return asyncio.run(ask())

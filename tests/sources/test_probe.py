@@ -20,6 +20,7 @@ from chandlery.sources.probe_result import HABITS, Probed, best_page
 from chandlery.sources.probe_time import _settled
 from chandlery.sources.profile import Profile
 from chandlery.sources.profile_book import shipped
+from chandlery.testing.clock import VirtualClock
 
 NOW = 1_717_200_030_000  # 2024-06-01T00:00:30Z
 
@@ -48,23 +49,6 @@ UNTOLD: dict[tuple[str, str], str] = {
 }
 
 
-class MovingClock:
-    """Time that moves only when someone waits, for the exchange and the source alike."""
-
-    def __init__(self) -> None:
-        self.now = float(NOW)
-
-    def now_ms(self) -> int:
-        return int(self.now)
-
-    def monotonic(self) -> float:
-        return self.now / 1000
-
-    async def sleep(self, seconds: float) -> None:
-        self.now += seconds * 1000
-        await asyncio.sleep(0)
-
-
 class Bench:
     """Probes exchanges that the local one plays, in a state folder of their own."""
 
@@ -83,7 +67,7 @@ class Bench:
         **options: Any,
     ) -> Probed:
         """Probe one exchange, asked by the class of `ccxt_id` if that is another one."""
-        clock = MovingClock()
+        clock = VirtualClock(NOW)
         settings = ExchangeSettings(exchange=(name,), weight_limit=0, symbols=pairs)
 
         async def main(url: str) -> Probed:
