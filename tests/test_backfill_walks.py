@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from chandlery.backfill import PAGES_A_WALK, Backfill, Want, _parts
+from chandlery.backfill import Backfill, Want
 from chandlery.candle import SeriesId
 from chandlery.exchange import ExchangeSettings, LocalExchange
 from chandlery.report import RunReport
@@ -17,6 +17,7 @@ from chandlery.stores import open_store
 from chandlery.testing.clock import VirtualClock
 from chandlery.timeframe import DAY, HOUR
 from chandlery.timerange import TimeRange
+from chandlery.walks import PAGES_A_WALK, parts_of
 from chandlery.when import parse_when
 
 from .backfilling import HOURLY, NOW, run
@@ -35,7 +36,7 @@ def test_parts_cost_no_request(slots: int, walks: int) -> None:
     """A long range is cut into whole pages less the overlap, large parts first; nothing is left out or there twice."""
     frame, fresh = HOURLY.frame, 999
     begin = frame.floor(NOW) - slots * HOUR
-    parts = list(_parts(TimeRange(begin, frame.floor(NOW)), frame, -(-slots // fresh), lambda: walks))
+    parts = list(parts_of(TimeRange(begin, frame.floor(NOW)), frame, -(-slots // fresh), lambda: walks))
     assert [part.since for part in parts] == [begin, *(part.until for part in parts[:-1])]
     assert parts[-1].until == frame.floor(NOW)
     sizes = [frame.count(part.since, part.until) for part in parts]

@@ -10,7 +10,7 @@ import asyncio
 import dataclasses
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import partial
 
@@ -29,18 +29,15 @@ from chandlery.report import (
 )
 from chandlery.sources.base import Beginning, Source, beyond
 from chandlery.stores.base import Ask, NoFact, Page, SeriesFact, Store, Written, pieces
-from chandlery.timeframe import DAY, Timeframe
+from chandlery.timeframe import DAY
 from chandlery.timerange import RangeSet, TimeRange
 from chandlery.validate import check_rows
-from chandlery.wanted import Job, Want, Wanted, aside, by_reach, in_reach, is_early, out_of_reach
+from chandlery.walks import WALKS, parts_of
+from chandlery.wanted import Job, Want, Wanted, aside, by_reach, early, in_reach, is_early, out_of_reach
 from chandlery.when import iso
 
 log = logging.getLogger("chandlery.backfill")
 
-#: Walks under way at once over all series: as many as there may be requests in flight to one host.
-WALKS = 32
-#: Pages that a part of a range has at least: the last ones end together, and a part may cost a look at where it begins.
-PAGES_A_WALK = 8
 #: Slots from which on it is worth asking where a market begins.
 SLOTS_WORTH_LISTING = 20_000
 #: How often a run that waits for another writer of a series looks whether it may go on.
@@ -312,7 +309,7 @@ class Backfill:
         ]
         async with asyncio.TaskGroup() as group:
             for left, pages in ranges:
-                for part in _parts(left, job.series.frame, pages, lambda: -(-WALKS // self._filling)):
+                for part in parts_of(left, job.series.frame, pages, lambda: -(-WALKS // self._filling)):
                     await self._walks.acquire()  # series take turns
                     group.create_task(walk(part))
         if failed:
@@ -334,7 +331,7 @@ class Backfill:
         listed = begin.open
         await self._withdraw(job, job.early & RangeSet.of(listed, max(listed, job.span.until)), door)
         for part in left & RangeSet.of(left.since, listed):
-            await door.put(SeriesFact(job.series, _early(job.series, part, begin, now)))
+            await door.put(SeriesFact(job.series, early(job.series, part, begin, now)))
             self.progress.advanced(job.series, frame.count(part.since, part.until))
         return left & RangeSet.of(listed, max(listed, left.until))
 
@@ -343,7 +340,7 @@ class Backfill:
         """Note where the history begins, if that was asked for, so that verify knows it without the exchange."""
         begin, frame = job.span.since, job.series.frame
         before = TimeRange(frame.floor(begin - 1), begin)
-        fact = _early(job.series, before, Beginning(begin, job.deeper), now)
+        fact = early(job.series, before, Beginning(begin, job.deeper), now)
         if job.listed and RangeSet([before]) - ledger.fact_ranges(fact.state) - ledger.answered_ranges:
             await door.put(SeriesFact(job.series, fact))
 
@@ -385,34 +382,6 @@ class Backfill:
     def _count(report: SeriesReport, written: Written) -> None:
         report.written += written.new + written.revised
         report.revised += written.revised
-
-
-def _early(series: SeriesId, part: TimeRange, begin: Beginning, now: int) -> Fact:
-    """That the candles begin after `part`: there were none, or the exchange does not give them."""
-    if begin.deeper:
-        reason = (
-            f"the oldest candle of {series.symbol} that {series.exchange} gives opens at {iso(begin.open)}"
-        )
-        return Fact(part, State.OUT_OF_REACH, reason, now)
-    return Fact(
-        part, State.BEFORE_LISTING, f"the first candle of {series.symbol} opens at {iso(begin.open)}", now
-    )
-
-
-def _parts(span: TimeRange, frame: Timeframe, pages: int, walks: Callable[[], int]) -> Iterator[TimeRange]:
-    """A range in parts for `walks()` walks side by side: large ones first, so that the last ones end together.
-
-    Each part is a whole number of pages less the candle that overlaps, so that splitting costs no request.
-    """
-    slots = frame.count(span.since, span.until)
-    fresh = -(-slots // max(1, pages))
-    begin, left = span.since, slots
-    while left > 0:
-        size = max(PAGES_A_WALK, left // fresh // (2 * walks())) * fresh - 1
-        taken = left if left - size < fresh else size
-        end = frame.add(begin, taken)
-        yield TimeRange(begin, end)
-        begin, left = end, left - taken
 
 
 __all__ = ["Backfill", "PlanReport", "Progress", "RunReport", "SeriesReport", "State", "Want"]

@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from chandlery.errors import DatabaseError, DataPipelineError, UsageError
-from chandlery.mirror import Mirror, Stopped
+from chandlery.mirror import Mirror
 from chandlery.mirror_errors import not_followed, same_store
 from chandlery.report import MirrorReport
 from chandlery.stores import open_store
 from chandlery.stores.base import Store
 from chandlery.stores.influx_place import is_influx_url, place_of
+from chandlery.threads import Stopped
 
 if TYPE_CHECKING:
     from chandlery.config import Settings

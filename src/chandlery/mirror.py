@@ -12,9 +12,8 @@ import logging
 import secrets
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Container, Sequence
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Container, Sequence
+from typing import TYPE_CHECKING
 
 from chandlery.behind import Behind
 from chandlery.candle import SeriesId
@@ -31,6 +30,7 @@ from chandlery.ingest import Door
 from chandlery.mirror_errors import differs, not_followed, not_taken, same_store
 from chandlery.stores import open_store
 from chandlery.stores.base import JournalEntry, Store
+from chandlery.threads import Stopped, side_by_side
 from chandlery.timerange import TimeRange
 from chandlery.touched import Touched, touched_by, whole_days
 from chandlery.transfer import everything, transfer
@@ -40,23 +40,15 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("chandlery.mirror")
 
-T = TypeVar("T")
-
 #: Journal entries that are delivered together at most, and rows after which no more are taken.
 ENTRIES_AT_ONCE = 1_000
 ROWS_AT_ONCE = 250_000
-#: Series that are brought over at once: their pages share the target's commits.
-SIDE_BY_SIDE = 8
 #: How often a series that another process writes in the mirror is tried again.
 LOOK_SECONDS = 0.5
 #: How often in a row a mark that was set may be found as it was.
 STUCK = 3
 #: Seconds for which a series that another process writes in the mirror is waited for.
 LOCK_PATIENCE = 60.0
-
-
-class Stopped(Exception):
-    """The run was told to end; what was delivered stays."""
 
 
 class Mirror:
@@ -352,37 +344,6 @@ class Mirror:
     def _check_stop(self) -> None:
         if self._stop.is_set():
             raise Stopped
-
-
-def side_by_side(work: Callable[[T], None], items: Sequence[T], stop: threading.Event) -> None:
-    """Do the work on every item, on some at once; raises the first error, and Stopped where it was told to end."""
-    waiting = deque(items)
-    failed: list[BaseException] = []
-
-    def drain() -> None:
-        while waiting and not failed and not stop.is_set():
-            try:
-                item = waiting.popleft()
-            except IndexError:
-                return
-            try:
-                work(item)
-            except BaseException as error:  # noqa: BLE001 - raised below
-                failed.append(error)
-
-    threads = [
-        threading.Thread(target=drain, name="chandlery-mirror", daemon=True)
-        for _ in range(min(SIDE_BY_SIDE, len(items)) - 1)
-    ]
-    for thread in threads:
-        thread.start()
-    drain()
-    for thread in threads:
-        thread.join()
-    if failed:
-        raise failed[0]
-    if stop.is_set():
-        raise Stopped
 
 
 # A mark holds the number of the entry that was followed and, in its last bits, a part of when that was committed, so

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -25,16 +23,23 @@ from chandlery.cli.runreport import (
     together,
     worse,
 )
+from chandlery.cli.wishes import (
+    Wish,
+    kept_wants,
+    series_as_typed,
+    span_as_typed,
+    timed_wants,
+    typed_timeframes,
+    wants_of,
+)
 from chandlery.errors import ExchangeError, NoSuchStore, UsageError
 
 if TYPE_CHECKING:
-    from chandlery.backfill import Backfill, Want
-    from chandlery.candle import SeriesId
+    from chandlery.backfill import Backfill
     from chandlery.config import Settings
     from chandlery.report import PlanReport, RunReport
     from chandlery.sources.base import Source
     from chandlery.stores.base import Store
-    from chandlery.timerange import TimeRange
 
 
 def register(app: typer.Typer) -> None:
@@ -87,7 +92,7 @@ def fetch(
         budget=budget,
     )
     mirrors.check(settings)
-    wish = Wish(tuple(symbols or ()), _timeframes(timeframe), since, until, only=exchange)
+    wish = Wish(tuple(symbols or ()), typed_timeframes(timeframe), since, until, only=exchange)
     with RunProgress(out) as progress:
         try:
             report = run_until_interrupted(
@@ -135,29 +140,11 @@ def plan(
         recheck=recheck,
         budget=budget,
     )
-    wish = Wish(tuple(symbols), _timeframes(timeframe), since, until, only=exchange)
+    wish = Wish(tuple(symbols), typed_timeframes(timeframe), since, until, only=exchange)
     report = run_until_interrupted(out, lambda: _plan(out, settings, wish, signed=signed))
     tell_plan(out, report, as_json=as_json)
     errors = [s.error for s in report.series if s.error is not None]
     out.exit(exit_code_of_run(errors, len(report.series), complete=True))
-
-
-@dataclass(frozen=True, slots=True)
-class Wish:
-    """What the user asked for, as typed; `only` is the exchange that -e named."""
-
-    symbols: tuple[str, ...]
-    timeframes: tuple[str, ...]
-    since: str | None = None
-    until: str | None = None
-    only: str | None = None
-
-
-def _timeframes(given: Sequence[str] | None) -> tuple[str, ...]:
-    """The timeframes typed, each checked; empty where none was."""
-    from chandlery.timeframe import parse_timeframe
-
-    return tuple(dict.fromkeys(parse_timeframe(text).text for text in given or ()))
 
 
 def source_of(settings: Settings, *, exchange: str | None = None, signed: bool = False) -> Source:
@@ -196,12 +183,12 @@ async def _fetch(
             say_store(out, kept)
             followers = await stack.enter_async_context(mirrors.followed(kept, settings))
             reports = []
-            for exchange, wants in _kept_wants(kept, wish).items():
+            for exchange, wants in kept_wants(kept, wish).items():
                 try:
                     source = await stack.enter_async_context(
                         source_of(settings, exchange=exchange, signed=signed)
                     )
-                    timed = await _timed(source, wants, wish)
+                    timed = await timed_wants(source, wants, wish)
                     run = backfill(settings, source, kept, progress, wait_lock=wait_lock)
                     reports.append(await run.run(timed))
                 except ExchangeError as error:
@@ -211,11 +198,11 @@ async def _fetch(
             return report
         source = await stack.enter_async_context(source_of(settings, signed=signed))
         try:
-            wants = await _wants(source, wish)
+            wants = await wants_of(source, wish)
         except ExchangeError as error:
             if isinstance(error, UsageError):
                 raise
-            report = nothing_begun(_as_typed(settings, wish), error, _span_as_typed(wish))
+            report = nothing_begun(series_as_typed(settings, wish), error, span_as_typed(wish))
             report.mirrors = await mirrors.catch_up(settings)
             return report
         progress.order = [want.series for want in wants]
@@ -240,11 +227,11 @@ async def _plan(out: Output, settings: Settings, wish: Wish, *, signed: bool) ->
     async with AsyncExitStack() as stack:
         source = await stack.enter_async_context(source_of(settings, signed=signed))
         try:
-            wants = await _wants(source, wish)
+            wants = await wants_of(source, wish)
         except ExchangeError as error:
             if isinstance(error, UsageError):
                 raise
-            return nothing_planned(_as_typed(settings, wish), error)
+            return nothing_planned(series_as_typed(settings, wish), error)
         try:
             store = stack.enter_context(opt.open_kept(settings, out))
         except NoSuchStore:
@@ -290,115 +277,3 @@ def backfill(
 def say_store(out: Output, store: Store) -> None:
     """Name the store that is about to be written."""
     out.say(f"store: {store.url}")
-
-
-async def _wants(source: Source, wish: Wish) -> list[Want]:
-    """What the symbols, patterns, timeframes and times stand for. Raises UsageError if nothing of it can be started."""
-    from chandlery.backfill import Want
-    from chandlery.candle import SeriesId
-
-    symbols = await _expanded(source, wish.symbols)
-    wants = [
-        Want(SeriesId(source.exchange, symbol, timeframe))
-        for symbol in symbols
-        for timeframe in wish.timeframes or (opt.DEFAULT_TIMEFRAME,)
-    ]
-    refused: list[UsageError] = []
-    for want in wants:
-        try:
-            await source.known(want.series)
-        except UsageError as error:
-            refused.append(error)
-    if len(refused) == len(wants):
-        raise refused[0]
-    return await _timed(source, wants, wish)
-
-
-async def _timed(source: Source, wants: Sequence[Want], wish: Wish) -> list[Want]:
-    """The wants with the times that were typed, read by the exchange's clock."""
-    from chandlery.backfill import Want
-
-    since, until = await bounds(source, wish.since, wish.until)
-    return [Want(want.series, since, until) for want in wants]
-
-
-async def bounds(
-    source: Source, since: str | None, until: str | None
-) -> tuple[int | Literal["listing"] | None, int | None]:
-    """--since and --until in epoch ms by the exchange's clock. Raises UsageError where the range is empty."""
-    from chandlery.when import LISTING, iso, parse_when
-
-    now = await source.now()
-    end = None if until is None else parse_when(until, now=now)
-    if since is None:
-        return None, end
-    if since.strip() == LISTING:
-        return "listing", end
-    begin = parse_when(since, now=now)
-    if end is not None and begin >= end:
-        raise UsageError(
-            f"--since {iso(begin)} is not before --until {iso(end)}",
-            hint="ranges are half-open: [since, until)",
-        )
-    if begin >= now:
-        raise UsageError(
-            f"--since {iso(begin)} is not before now", hint=f"the exchange's clock says {iso(now)}"
-        )
-    return begin, end
-
-
-def is_pattern(symbol: str) -> bool:
-    """Whether it stands for several symbols."""
-    return any(sign in symbol for sign in "*?[")
-
-
-async def _expanded(source: Source, symbols: Sequence[str]) -> list[str]:
-    """Patterns as the active markets that they fit. A pattern that fits none stays and is told of as unknown."""
-    from fnmatch import fnmatchcase
-
-    found: dict[str, None] = {}
-    for symbol in symbols:
-        fitting: list[str] = []
-        if is_pattern(symbol):
-            markets = await source.markets()
-            if symbol not in markets:
-                fitting = sorted(
-                    m.symbol for m in markets.values() if m.active and fnmatchcase(m.symbol, symbol)
-                )
-        found.update(dict.fromkeys(fitting or [symbol]))
-    return list(found)
-
-
-def _kept_wants(store: Store, wish: Wish) -> dict[str, list[Want]]:
-    """Every series kept, by exchange."""
-    from chandlery.backfill import Want
-    from chandlery.query import matching
-
-    wants: dict[str, list[Want]] = {}
-    for kept in matching(store, (), exchange=wish.only, timeframes=wish.timeframes):
-        wants.setdefault(kept.series.exchange, []).append(Want(kept.series))
-    return wants
-
-
-def _span_as_typed(wish: Wish) -> TimeRange | None:
-    """The range asked for by this machine's clock, where the exchange did not even say what time it is."""
-    from chandlery.clock import SystemClock
-    from chandlery.timerange import TimeRange
-    from chandlery.when import LISTING, parse_when
-
-    if wish.since is None or wish.since.strip() == LISTING:
-        return None
-    now = SystemClock().now_ms()
-    since = parse_when(wish.since, now=now)
-    until = now if wish.until is None else min(now, parse_when(wish.until, now=now))
-    return TimeRange(since, max(since, until))
-
-
-def _as_typed(settings: Settings, wish: Wish) -> list[SeriesId]:
-    """The series asked for, where the exchange did not even say what it lists."""
-    from chandlery.candle import SeriesId
-
-    timeframes = wish.timeframes or (opt.DEFAULT_TIMEFRAME,)
-    return [
-        SeriesId(settings.exchange, symbol, timeframe) for symbol in wish.symbols for timeframe in timeframes
-    ]

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from chandlery.cli import options as opt
-from chandlery.cli.fetch import is_pattern, say_store, source_of
+from chandlery.cli.fetch import say_store, source_of
 from chandlery.cli.interrupt import run_until_interrupted
 from chandlery.cli.narrow import Cell, Mark
 from chandlery.cli.output import Exit, Output, exit_code_of
 from chandlery.cli.runreport import minute, series_names, worse
+from chandlery.cli.wishes import is_pattern
 from chandlery.errors import DataPipelineError, UnknownSymbol
 
 if TYPE_CHECKING:

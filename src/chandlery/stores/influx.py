@@ -43,7 +43,7 @@ from chandlery.stores.influx_notes import Notebook, Sink
 from chandlery.stores.influx_numbers import Numbers
 from chandlery.stores.influx_read import EVER, Found, Reader
 from chandlery.stores.influx_send import Sender
-from chandlery.stores.influx_tally import Tally, outside, put, short
+from chandlery.stores.influx_tally import Tally, lost_rows, outside, put
 from chandlery.stores.influx_write import Commit
 from chandlery.stores.rules import (
     columns_of,
@@ -54,7 +54,6 @@ from chandlery.stores.rules import (
     without_answers,
 )
 from chandlery.timerange import RangeSet, TimeRange
-from chandlery.when import iso
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -365,19 +364,7 @@ class InfluxStore(Store):
         horizon = self._horizon
         vouched = [one for one in books.tallies if one.since >= horizon]
         opens = self._http.run(self._reader.opens(tags, [EVER]))
-        problems += [
-            # Without a range: the candles beside them can be read, and these are missing already (see `without_lost`).
-            Problem(
-                "lost",
-                None,
-                lost.rows,
-                f"{lost.rows:,} candles of {series} that were written are not there any more, between "
-                f"{iso(lost.since)} and {iso(lost.until)}",
-                "chandlery fetch brings them anew; were they deleted, or an old backup restored?",
-            )
-            for lost in short(vouched, opens)
-        ]
-        return problems
+        return problems + lost_rows(series, vouched, opens)
 
     def still_there(self) -> None:
         """Raise StoreUnreadable if the bucket was deleted meanwhile, or another one has its name now."""

@@ -8,10 +8,10 @@ import orjson
 
 from chandlery.errors import StoreUnreadable
 from chandlery.stores import influx_query as iql
+from chandlery.stores.influx_frames import MS
 from chandlery.stores.influx_http import InfluxHttp, failed
 from chandlery.stores.influx_lines import MEASUREMENTS
 from chandlery.stores.influx_ql import InfluxQl
-from chandlery.stores.influx_read import MS
 from chandlery.timerange import TimeRange
 
 

@@ -17,10 +17,10 @@ import numpy as np
 import polars as pl
 
 from chandlery.anchors import frame_of
-from chandlery.candle import SCHEMA, VALUES, no_candles
-from chandlery.errors import StoreCorrupt
+from chandlery.candle import VALUES, no_candles
 from chandlery.stores import influx_query as iql
 from chandlery.stores.influx_foreign import Faulty, faulty_points
+from chandlery.stores.influx_frames import MS, Read, of_rows, of_whole
 from chandlery.stores.influx_http import InfluxHttp
 from chandlery.stores.influx_lines import MEASUREMENTS, SeriesTags, named
 from chandlery.stores.influx_ql import InfluxQl
@@ -41,8 +41,6 @@ SIDE_BY_SIDE, SMALL = 3, 20_000
 MANY, WINDOWS = 10, 1000
 #: Statements in one question at most.
 STATEMENTS = 200
-#: Nanoseconds in a millisecond.
-MS = 1_000_000
 #: Every open time that a point can have.
 EVER = TimeRange(iql.EARLIEST, iql.LATEST)
 _TAGS = ("exchange", "symbol", "timeframe")
@@ -65,14 +63,6 @@ class Text:
     tags: Mapping[str, str]
     stamp_ns: int
     text: str
-
-
-@dataclass(frozen=True, slots=True)
-class _Read:
-    """Whole candles, and the open times of points that are less."""
-
-    frame: pl.DataFrame
-    partial: list[int]
 
 
 class Reader:
@@ -114,11 +104,11 @@ class Reader:
             [(part.frame, part.partial) for part in read], frame_of(tags.exchange, tags.timeframe)
         )
 
-    async def _read(self, tags: SeriesTags, pieces: Sequence[TimeRange], names: Sequence[str]) -> list[_Read]:
+    async def _read(self, tags: SeriesTags, pieces: Sequence[TimeRange], names: Sequence[str]) -> list[Read]:
         """Each piece in its order, a few of them side by side; without `names` only times."""
         gate = asyncio.Semaphore(SIDE_BY_SIDE)
 
-        async def one(span: TimeRange) -> _Read:
+        async def one(span: TimeRange) -> Read:
             async with gate:
                 return await self._piece(tags, span, names)
 
@@ -129,7 +119,7 @@ class Reader:
             for task in asked:
                 task.cancel()
 
-    async def _piece(self, tags: SeriesTags, span: TimeRange, names: Sequence[str]) -> _Read:
+    async def _piece(self, tags: SeriesTags, span: TimeRange, names: Sequence[str]) -> Read:
         ours, columns = named(tags), names or ("whole",)
         wanted = iql.select_mixed(iql.FIELDS if names else iql.WHOLE, tags.measurement, ours, span)
         # Who has whole candles there: cheaper than to keep apart what hardly ever is mixed.
@@ -141,20 +131,20 @@ class Reader:
         if any(owner.tags != ours for owner in owners):
             return await self._odd_piece(tags, span, names)
         if not blocks:
-            return _Read(no_candles().select("time", *names), [])
+            return Read(no_candles().select("time", *names), [])
         times = np.concatenate([block.times for block in blocks])
         doubles = {
             name: np.concatenate([block.doubles[number] for block in blocks])
             for number, name in enumerate(columns)
         }
-        return _of_whole(times, doubles)
+        return of_whole(times, doubles)
 
-    async def _odd_piece(self, tags: SeriesTags, span: TimeRange, names: Sequence[str]) -> _Read:
+    async def _odd_piece(self, tags: SeriesTags, span: TimeRange, names: Sequence[str]) -> Read:
         # All five fields, whatever is wanted: JSON has no infinite sums.
         statement = iql.select(iql.FIELDS, tags.measurement, named(tags), span)
         (series,) = await self._ql.rows([statement], signed=True)
-        read = _of_rows([rows for rows in series if rows.tags == named(tags)])
-        return _Read(read.frame.select("time", *names), read.partial)
+        read = of_rows([rows for rows in series if rows.tags == named(tags)])
+        return Read(read.frame.select("time", *names), read.partial)
 
     async def _pieces(
         self, tags: SeriesTags, spans: Sequence[TimeRange], by: Sequence[str] = ("close",)
@@ -354,49 +344,3 @@ def _by_tags(series: Iterable[Rows], measurement: str, column: int) -> dict[Seri
         for rows in series
         if set(rows.tags) == set(_TAGS)
     }
-
-
-def _of_whole(times: NDArray[np.int64], doubles: dict[str, NDArray[np.float64]]) -> _Read:
-    """Rows that all have their numbers: candles, but for times between two milliseconds."""
-    _check_order(bool((times[1:] > times[:-1]).all()))
-    partial: list[int] = []
-    opened, between = np.divmod(times, MS)
-    if between.any():
-        whole = between == 0
-        partial = opened[~whole].tolist()
-        opened, doubles = opened[whole], {name: column[whole] for name, column in doubles.items()}
-    return _Read(_frame(pl.Series("time", opened), doubles), partial)
-
-
-def _of_rows(series: Sequence[Rows]) -> _Read:
-    """Rows of which some are not whole: what is no number counts as not there."""
-    rows = [row for part in series for row in part.values]
-    numbers = pl.DataFrame(
-        [[_number(value) for value in row[1:]] for row in rows],
-        schema=dict.fromkeys(VALUES, pl.Float64),
-        orient="row",
-    )
-    times = pl.Series("time", [row[0] for row in rows], dtype=pl.Int64)
-    _check_order(times.is_sorted())
-    whole = numbers.select(pl.all_horizontal(pl.all().is_not_null())).to_series() & (times % MS == 0)
-    kept = numbers.filter(whole)
-    return _Read(
-        _frame(times.filter(whole) // MS, {name: kept[name] for name in VALUES}),
-        (times.filter(~whole) // MS).to_list(),
-    )
-
-
-def _frame(
-    opened: pl.Series, columns: Mapping[str, pl.Series] | Mapping[str, NDArray[np.float64]]
-) -> pl.DataFrame:
-    values = {name: columns[name] for name in columns if name in SCHEMA}
-    return pl.DataFrame({"time": opened.cast(SCHEMA["time"]), **values})
-
-
-def _check_order(in_order: bool) -> None:
-    if not in_order:
-        raise StoreCorrupt("InfluxDB answered candles out of their order", hint="its log says more")
-
-
-def _number(value: object) -> float | None:
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None

@@ -8,10 +8,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from chandlery.stores.base import Problem
 from chandlery.timerange import RangeSet, TimeRange
+from chandlery.when import iso
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from chandlery.candle import SeriesId
 
 
 class Tally(NamedTuple):
@@ -93,6 +97,22 @@ def short(held: Iterable[Tally], opens: NDArray[np.int64]) -> list[Tally]:
         else:
             found.append(one._replace(rows=lack))
     return found
+
+
+def lost_rows(series: SeriesId, vouched: Iterable[Tally], opens: NDArray[np.int64]) -> list[Problem]:
+    """The problems that candles which were written and are not there any more are."""
+    return [
+        # Without a range: the candles beside them can be read, and these are missing already (see `without_lost`).
+        Problem(
+            "lost",
+            None,
+            lost.rows,
+            f"{lost.rows:,} candles of {series} that were written are not there any more, between "
+            f"{iso(lost.since)} and {iso(lost.until)}",
+            "chandlery fetch brings them anew; were they deleted, or an old backup restored?",
+        )
+        for lost in short(vouched, opens)
+    ]
 
 
 def recounted(held: Sequence[Tally], ranges: RangeSet, opens: NDArray[np.int64]) -> tuple[Tally, ...]:
