@@ -2,19 +2,16 @@
 
 ccxt reads an HTML page, a cut answer or a redirect as "no candles", shares the last answer's headers between
 concurrent calls, filters away the rows that show that `since` was ignored, and follows redirects anywhere. So each
-client here is a subclass, made at run time, whose own `fetch` sends the request, and whose hooks see every answer
-before ccxt believes it. ccxt ships no types; nothing outside this module and `ccxt_errors` touches it.
+client here is a subclass, made at run time (`ccxt_strict`), whose own `fetch` sends the request, and whose hooks see every
+answer before ccxt believes it. ccxt ships no types.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-import re
 import ssl
 from collections.abc import Mapping, Sequence
-from contextvars import ContextVar
-from dataclasses import dataclass, field
 from http import HTTPStatus
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -33,6 +30,7 @@ from chandlery.sources.ccxt_errors import (
     unreachable,
     wait_named,
 )
+from chandlery.sources.ccxt_strict import CALL, COST, Call, StrictMixin, current_call
 from chandlery.sources.frozen import FROZEN
 from chandlery.sources.http_requests import AnswerTooLarge, Requests
 from chandlery.sources.pacing import Host, Pacer, Ticket
@@ -51,7 +49,6 @@ DECLARING = frozenset({"binance", "binanceus", "binanceusdm", "binancecoinm"})
 _PARSERS_FALL = (KeyError, TypeError, ValueError, AttributeError, IndexError, ArithmeticError)
 
 _STATUSES = frozenset(status.value for status in HTTPStatus)
-_PLAIN = re.compile(r"[A-Za-z0-9_.~-]*").fullmatch
 
 
 class _OurFault(Exception):
@@ -69,25 +66,6 @@ class _NotSent(Exception):
         super().__init__(url)
         self.url = url
         self.cost = cost
-
-
-@dataclass(slots=True)
-class Call:
-    """What one call of ours saw on its way through ccxt: the last reply, and the rows before ccxt filters them."""
-
-    reply: Reply = field(default_factory=Reply)
-    rows: Sequence[object] | None = None
-    market: Mapping[str, Any] | None = None
-    dry: bool = False  # nothing is to be sent
-    parsed: bool = False  # the rows are parsed already: [open time, open, high, low, close, volume]
-    page: PageRows | None = None  # the rows that were handed to ccxt as text
-    for_candles: bool = False
-
-
-# A list of one, emptied when the call ends: connections and timers keep copies of the context, and with it would
-# keep the rows of every page for minutes.
-_call: ContextVar[list[Call]] = ContextVar("chandlery_ccxt_call")
-_cost: ContextVar[float] = ContextVar("chandlery_ccxt_cost", default=1.0)
 
 
 def exchange_ids() -> Sequence[str]:
@@ -111,74 +89,6 @@ def _lenient_json(text: str) -> Any:
         return json.loads(text) if text[:1] in ("[", "{") else None
     except (ValueError, RecursionError):
         return None
-
-
-def _current_call() -> Call | None:
-    """The call that this task is making, None outside of one."""
-    current = _call.get(None)
-    return current[0] if current else None
-
-
-class _StrictMixin:
-    """What makes a ccxt class strict; it stands before the class in the bases of the one made at run time."""
-
-    chandlery: Client
-
-    async def fetch2(
-        self,
-        path: Any,
-        api: Any = "public",
-        method: Any = "GET",
-        params: Any = {},  # noqa: B006 - ccxt's signature
-        config: Any = {},  # noqa: B006
-    ) -> Any:
-        cost = self.calculate_rate_limiter_cost(api, method, path, params, config)  # type: ignore[attr-defined]
-        token = _cost.set(float(cost) if isinstance(cost, int | float) else 1.0)
-        try:
-            return await super().fetch2(path, api, method, params, config)  # type: ignore[misc]
-        finally:
-            _cost.reset(token)
-
-    async def fetch(self, url: Any, method: Any = "GET", headers: Any = None, body: Any = None) -> Any:
-        """Send one request through the budget of its host, and refuse what is not an answer."""
-        return await self.chandlery.send(str(url), str(method), headers, body)
-
-    def parse_ohlcvs(
-        self,
-        ohlcvs: Any,
-        market: Any = None,
-        timeframe: Any = "1m",
-        since: Any = None,
-        limit: Any = None,
-        tail: Any = False,
-    ) -> Any:
-        """Keep the rows as they came; neither sort nor filter them, so that an ignored `since` shows."""
-        call = _current_call()
-        ours = getattr(super(), "parse_ohlcvs")  # noqa: B009 - mypy does not know the base
-        if call is None:
-            return ours(ohlcvs, market, timeframe, since, limit, tail)
-        call.market = market
-        if self.chandlery.parses_pages:
-            if not isinstance(ohlcvs, dict | list):
-                raise ccxt.BadResponse(f"{self.chandlery.id}: candles are a {type(ohlcvs).__name__}")
-            call.rows, call.parsed = ours(ohlcvs, market, timeframe, None, None, False), True
-            return call.rows
-        if not isinstance(ohlcvs, list):
-            raise ccxt.BadResponse(f"{self.chandlery.id}: candles are a {type(ohlcvs).__name__}, not a list")
-        call.rows = ohlcvs
-        return []
-
-    @staticmethod
-    def urlencode(params: Any = {}, doseq: Any = False, sort: Any = False) -> Any:  # noqa: B006
-        """Parameters as ccxt writes them into a URL; where nothing needs to be escaped, at a tenth of the time."""
-        texts = [*params, *params.values()]
-        if not doseq and {type(text) for text in texts} <= {str, int} and _PLAIN("".join(map(str, texts))):
-            return "&".join([f"{name}={value}" for name, value in params.items()])
-        return ccxt.async_support.Exchange.urlencode(params, doseq, sort)
-
-    def insert_missing_candles(self, candles: Any, *_: Any) -> Any:
-        """Some exchange classes fill holes with made-up candles; nothing is invented here."""
-        return candles
 
 
 class Client:
@@ -213,7 +123,7 @@ class Client:
         self.url = url
         self.timeout_seconds = timeout_seconds
         keys = {"apiKey": api_key, "secret": secret} if signed else {}
-        strict = type(f"Strict_{exchange_id}", (_StrictMixin, base), {"chandlery": self})
+        strict = type(f"Strict_{exchange_id}", (StrictMixin, base), {"chandlery": self})
         self.ccxt: Any = strict({"enableRateLimit": False, "userAgent": user_agent(), **keys})
         self.ccxt.timeout_on_exit = (
             0  # close() waits a quarter of a second otherwise; no request is under way then
@@ -239,7 +149,7 @@ class Client:
         """Call a ccxt method by name; raises ExchangeError. Returns its value and what the call saw."""
         call = Call(for_candles=name == "fetch_ohlcv")
         current = [call]
-        token = _call.set(current)
+        token = CALL.set(current)
         try:
             return await getattr(self.ccxt, name)(*args, **kwargs), call
         except ExchangeError:
@@ -252,7 +162,7 @@ class Client:
             # ccxt's own parsers fall over answers of a shape that they do not know.
             raise self._error(ccxt.BadResponse(f"{type(error).__name__}: {error}"), call.reply) from error
         finally:
-            _call.reset(token)
+            CALL.reset(token)
             current.clear()
 
     async def load_markets(self, *, types: Sequence[str] | None = None) -> Mapping[str, Mapping[str, Any]]:
@@ -273,7 +183,7 @@ class Client:
         Nothing is sent: ccxt is asked for the URL.
         """
         current = [Call(dry=True)]
-        token = _call.set(current)
+        token = CALL.set(current)
         try:
             await self.ccxt.fetch_ohlcv(symbol, timeframe, since, limit)
         except _NotSent as found:
@@ -283,7 +193,7 @@ class Client:
         except (ccxt.BaseError, KeyError, TypeError, ValueError, AttributeError) as error:
             log.debug("%s: no URL for candles of %s: %s", self.id, symbol, error)
         finally:
-            _call.reset(token)
+            CALL.reset(token)
             current.clear()
         return float(requests), 0.0
 
@@ -302,15 +212,15 @@ class Client:
         exchange = self.ccxt
         if self.url is not None and urlsplit(url).netloc != urlsplit(self.url).netloc:
             url = redirect_url(url, self.url)  # an address that the class holds outside its table of URLs
-        host, cost, call = self._host(url), self._weight(url), _current_call()
+        host, cost, call = self._host(url), self._weight(url), current_call()
         if call is not None and call.dry:
             raise _NotSent(url, cost)
         if (again := host.renewal()) is not None:
-            token = _call.set([])  # what it says is none of this call's
+            token = CALL.set([])  # what it says is none of this call's
             try:
                 await self.send(again, "GET", None, None)
             finally:
-                _call.reset(token)
+                CALL.reset(token)
         sent = exchange.prepare_request_headers(headers)
         try:
             async with host.turn(url, cost) as ticket:
@@ -371,7 +281,7 @@ class Client:
 
     def _cut(self, reply: Reply, raw: bytes) -> tuple[PageRows | None, str]:
         """The rows of an answer of candles, if they may stay text, and the answer's text without them."""
-        call = _current_call()
+        call = current_call()
         if call is None or not call.for_candles or self._layouts is None or reply.status != 200:
             return None, raw.decode("utf-8", "replace")
         call.page, raw = cut_page(raw, self._layouts)
@@ -401,7 +311,7 @@ class Client:
     def _weight(self, url: str) -> float:
         # ccxt counts binance's spot weights in units of 50 ms of the 6,000 a minute that are declared: one is 5.
         spot = self.id == "binance" and "/api/v3/" in url
-        return _cost.get() * 5 if spot else _cost.get()
+        return COST.get() * 5 if spot else COST.get()
 
     def _error(self, error: Exception, reply: Reply) -> ExchangeError:
         return to_error(error, reply, exchange=self.id, now=self.pacer.clock.now_ms())
