@@ -227,7 +227,7 @@ class Reader:
             return f"a {type(raw).__name__}"
         self.read_as_text += call.page is not None
         parse = self.client.ccxt.parse_ohlcv
-        frame = rows_for(self.client.id, call.market)(raw, lambda row: parse(row, call.market))
+        frame = rows_for(call.market)(raw, lambda row: parse(row, call.market))
         return frame, list(raw)
 
 

@@ -117,7 +117,7 @@ def test_fast_rows_equal_ccxt(seed: int) -> None:
     parse: Callable[[object], Any] = lambda row: exchange.parse_ohlcv(row, market)  # noqa: E731
     page, _ = cut_page(orjson.dumps(rows), Layouts())
     assert page is not None
-    slow, fast = rows_to_frame(rows, parse), rows_for("binance", market)(page, parse)
+    slow, fast = rows_to_frame(rows, parse), rows_for(market)(page, parse)
     assert fast.equals(slow)
     theirs = np.array([parse(row) for row in rows])
     assert (fast.drop("time").to_numpy() == theirs[:, 1:]).all()

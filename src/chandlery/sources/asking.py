@@ -284,7 +284,7 @@ class Asker:
             frame = rows_to_frame(raw, lambda row: row)  # type: ignore[arg-type, return-value]
         else:
             parse, market = self.client.ccxt.parse_ohlcv, call.market
-            frame = rows_for(self.client.id, market)(raw, lambda row: parse(row, market))
+            frame = rows_for(market)(raw, lambda row: parse(row, market))
         if series.kind != "trade":
             frame = frame.with_columns(frame["volume"].fill_nan(0.0))  # mark and index candles have none
         frame = self.on_rows(series, timeframe, since, limit, frame)

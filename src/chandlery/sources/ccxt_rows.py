@@ -132,8 +132,8 @@ def _fastest() -> Callable[[NDArray[np.int64], NDArray[np.float64]], pl.DataFram
 _make = _fastest()
 
 
-def rows_for(_exchange: str, market: Mapping[str, object] | None) -> RowsToFrame:
-    """The function for an exchange's market: rows that were left as text are read as columns where that is known."""
+def rows_for(market: Mapping[str, object] | None) -> RowsToFrame:
+    """The function for a market as ccxt has it: rows that were left as text are read as columns where that is known."""
 
     def read(raw: Sequence[object], parse_row: ParseRow) -> pl.DataFrame:
         if isinstance(raw, PageRows):

@@ -184,11 +184,6 @@ class Manners:
         contracts = habits is not None and habits.volume == "contracts"
         return market.contract_size if contracts else None
 
-    def ignores_limit(self, market: Market) -> bool:
-        """Whether an answer may hold more candles than were asked for."""
-        habits = self.habits(market)
-        return habits is not None and not habits.heeds_limit
-
 
 def _pages_of(size: int, page: Callable[[int], int], frame: Timeframe, since: int, most: int) -> int:
     """How many pages from `since` on are of that size, at most `most`: those of recent candles are larger."""
