@@ -7,6 +7,8 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from typer.exceptions import TyperException
+
 from chandlery.errors import UsageError
 
 #: What typer says of a value, and our mend; the first group is a bound.
@@ -37,7 +39,7 @@ def refuse_twice(command: Any, context: Any, args: Sequence[str]) -> None:
     parser = command.make_parser(type(context)(command, parent=context))
     try:
         order = parser.parse_args(list(args))[2]
-    except Exception:  # noqa: BLE001 - the command itself says what is wrong with its arguments
+    except TyperException:  # the command itself says what is wrong with its arguments
         return
     if sum(one.name == "exchange" and not one.multiple and "-e" in one.opts for one in order) > 1:
         raise UsageError("-e is given more than once", hint="name one exchange; run the command for each")

@@ -21,7 +21,7 @@ from chandlery.sources.base import Beginning, Estimate, Market, Source, Traffic,
 from chandlery.sources.beginnings import Beginnings
 from chandlery.sources.ccxt_client import DECLARING, Client
 from chandlery.sources.ccxt_errors import instead_of
-from chandlery.sources.depth import DepthCheck
+from chandlery.sources.depth import DepthDoubts
 from chandlery.sources.exchange_clock import ExchangeClock
 from chandlery.sources.found import Found
 from chandlery.sources.holes import Usual
@@ -115,10 +115,7 @@ class CcxtRest(Source):
         self._time = ExchangeClock(self.client, self.clock, self._asker.patience)
         self._manners = Manners(self.profile, now=self._time.now_ms, hint=self._hint)
         self._observed = Observed(exchange_id)
-        #: Of which kinds of series the depth was found to hold in this run, and at which series was looked for it.
-        self._depth_holds: set[tuple[str | None, str, str]] = set()
-        self._depth_looked: set[SeriesId] = set()
-        self._doubting = asyncio.Lock()
+        self._depths = DepthDoubts(self._asker, self._manners, self._observed, self._time)
         # ccxt chooses endpoints, and the ends of pages, by the time.
         self.client.ccxt.milliseconds = self._time.now_ms
         self.client.ccxt.seconds = lambda: self._time.now_ms() // 1000
@@ -241,7 +238,7 @@ class CcxtRest(Source):
         oldest = self._manners.reach(series, market, now)
         if oldest is None or not check or (again and self._manners.depth_documented(series, market)):
             return oldest
-        await self._doubt_depth(series, market, now)
+        await self._depths.settle(series, market, self._offered().values(), now=now)
         return self._manners.reach(series, market, now)
 
     async def volume_unit(self, series: SeriesId) -> str:
@@ -316,35 +313,6 @@ class CcxtRest(Source):
                 since = walk.done
             else:
                 return
-
-    async def _doubt_depth(self, series: SeriesId, market: Market, now: int) -> None:
-        """Ask once a run for what should be out of reach: of an exchange that gives it, all may be had.
-
-        A series that cannot tell is asked for as if no depth were known, unless the exchange documents it.
-        """
-        async with self._doubting:  # all that goes on at once waits for what the one look shows
-            documented = self._manners.depth_documented(series, market)
-            alike = (market.family, *(("", "") if documented else (series.kind, series.timeframe)))
-            oldest = self._manners.reach(series, market, now)
-            if oldest is None or alike in self._depth_holds or series in self._depth_looked:
-                return
-            check = DepthCheck(
-                self._asker,
-                series,
-                self._offered().values(),
-                oldest=oldest,
-                now=now,
-                moved=lambda: self._manners.reach(series, market, self._time.now_ms()) or oldest,
-            )
-            said = await (check.documented() if documented else check.learnt())
-            self._depth_looked.add(series)
-            if said == "further":
-                self._manners.distrust_depth(market)
-                self._observed.found_deeper(str(market.family))
-            elif said == "holds":
-                self._depth_holds.add(alike)
-            elif not documented:
-                self._manners.distrust_depth(market, series)
 
     def _walk(self, series: SeriesId, market: Market, span: TimeRange, now: int) -> Walk:
         found = self._found.get(series)

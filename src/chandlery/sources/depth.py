@@ -5,6 +5,7 @@ A fault, a silence or a young market is no proof. What is learnt holds only wher
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Literal
 
@@ -17,6 +18,10 @@ from chandlery.validate import open_times
 if TYPE_CHECKING:
     from chandlery.candle import SeriesId
     from chandlery.sources.asking import Asker, Rows
+    from chandlery.sources.base import Market
+    from chandlery.sources.exchange_clock import ExchangeClock
+    from chandlery.sources.manners import Manners
+    from chandlery.sources.observed import Observed
     from chandlery.timeframe import Timeframe
 
 #: "holds": nothing older is given; "further": older candles are; "unproven": this series cannot tell.
@@ -30,6 +35,52 @@ SLACK = 3
 AGREE = 2
 #: How many of our candles a longer one that says that there was trade holds: some, and no more than one answer has.
 FEW, MANY = 12, 60
+
+
+class DepthDoubts:
+    """Asks once a run whether a depth still holds, and says so to `manners` and `observed` where it does not."""
+
+    def __init__(self, asker: Asker, manners: Manners, observed: Observed, time: ExchangeClock) -> None:
+        self._asker = asker
+        self._manners = manners
+        self._observed = observed
+        self._time = time
+        #: Of which kinds of series the depth was found to hold in this run, and at which series was looked for it.
+        self._holds: set[tuple[str | None, str, str]] = set()
+        self._looked: set[SeriesId] = set()
+        self._asking = asyncio.Lock()
+
+    async def settle(
+        self, series: SeriesId, market: Market, frames: Iterable[Timeframe], *, now: int
+    ) -> None:
+        """Ask for what should be out of reach: of an exchange that gives it, all may be had.
+
+        A series that cannot tell is asked for as if no depth were known, unless the exchange documents it. `frames` are the
+        timeframes that the exchange offers.
+        """
+        async with self._asking:  # all that goes on at once waits for what the one look shows
+            documented = self._manners.depth_documented(series, market)
+            alike = (market.family, *(("", "") if documented else (series.kind, series.timeframe)))
+            oldest = self._manners.reach(series, market, now)
+            if oldest is None or alike in self._holds or series in self._looked:
+                return
+            check = DepthCheck(
+                self._asker,
+                series,
+                frames,
+                oldest=oldest,
+                now=now,
+                moved=lambda: self._manners.reach(series, market, self._time.now_ms()) or oldest,
+            )
+            said = await (check.documented() if documented else check.learnt())
+            self._looked.add(series)
+            if said == "further":
+                self._manners.distrust_depth(market)
+                self._observed.found_deeper(str(market.family))
+            elif said == "holds":
+                self._holds.add(alike)
+            elif not documented:
+                self._manners.distrust_depth(market, series)
 
 
 class DepthCheck:
