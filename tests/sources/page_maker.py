@@ -21,6 +21,7 @@ from chandlery.sources.ccxt_client import Client
 from chandlery.sources.ccxt_rows import rows_for
 from chandlery.sources.http_requests import Answer
 from chandlery.sources.pacing import Pacer
+from chandlery.sources.page_layouts import ParseRow, UnreadRows, symbol_of
 
 MINUTE = 60_000
 SPOT, SWAP = "BTC/USDT", "BTC/USDT:USDT"
@@ -61,6 +62,7 @@ def answer(exchange: str, symbol: str, rows: list[Row]) -> Any:
     if exchange == "mexc" and swap:
         columns = {"time": [_n(r[s]) for r in rows]}
         columns |= {name: [_n(r[name[0]]) for r in rows] for name in ("open", "close", "high", "low", "vol")}
+        columns |= {"amount": [_n(r["q"]) for r in rows], "realOpen": [_n(r["o"]) for r in rows]}
         return {"success": True, "code": 0, "data": columns}
     if exchange == "mexc":
         return [[_n(r[ms]), *_pick(r, "ohlcv"), _n(r[ms]) + 60_000, r["q"]] for r in rows]
@@ -193,7 +195,7 @@ class _Network:
 
 
 class Reader:
-    """One exchange's answers as chandlery reads them, `by_text` or row by row."""
+    """One exchange's answers as chandlery reads them: `by_text`, or as columns where they come so; or row by row."""
 
     def __init__(self, exchange: str, symbol: str, folder: Path, *, by_text: bool) -> None:
         self.folder = folder
@@ -202,9 +204,9 @@ class Reader:
         self.symbol = symbol
         self.network = _Network()
         self.client._requests = self.network  # type: ignore[assignment]
-        self.layouts = self.client._layouts
+        self.layouts = self.client.layouts
         self.by_text = by_text
-        self.read_as_text = 0
+        self.read_as_columns = 0  # answers that were not parsed row by row
 
     def _pacer(self) -> Pacer:
         place = Path(tempfile.mkdtemp(dir=self.folder))
@@ -213,7 +215,7 @@ class Reader:
     async def read(self, body: bytes) -> tuple[pl.DataFrame, list[Any]] | str:
         """The frame and the raw rows that an answer becomes, or the error that it is refused with."""
         self.network.body = body
-        self.client._layouts = self.layouts if self.by_text else None
+        self.client.layouts = self.layouts if self.by_text else None
         try:
             found, call = await self.client.call("fetch_ohlcv", self.symbol, "1m", 1_700_000_000_000, 100)
         except DataPipelineError as error:
@@ -225,9 +227,11 @@ class Reader:
         raw = call.rows if call.rows is not None else found
         if not isinstance(raw, list):
             return f"a {type(raw).__name__}"
-        self.read_as_text += call.page is not None
-        parse = self.client.ccxt.parse_ohlcv
-        frame = rows_for(call.market)(raw, lambda row: parse(row, call.market))
+        parse: ParseRow = lambda row: self.client.ccxt.parse_ohlcv(row, call.market)  # noqa: E731
+        frame = rows_for(call.market)(raw, parse)
+        self.read_as_columns += (
+            isinstance(raw, UnreadRows) and raw.columns(symbol_of(call.market), parse) is not None
+        )
         return frame, list(raw)
 
 

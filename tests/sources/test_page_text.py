@@ -5,19 +5,23 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
+import polars as pl
 import pytest
 
+from chandlery.candle import SeriesId
+from chandlery.exchange import ExchangeSettings, LocalExchange
+from chandlery.sources import asking, ccxt_rows
 from chandlery.sources.ccxt_rows import rows_to_frame
-from chandlery.sources.page_layouts import Layouts, cut_page
+from chandlery.sources.page_layouts import Layouts, ParseRow, cut_page
 from chandlery.sources.page_text import carve, form_of
+from chandlery.timerange import TimeRange
 from chandlery.validate import NO_ROW
 
 from .page_maker import MARKETS, Reader, answer, mutated, random_rows, rendered, same, theirs
-
-#: Answers of which a row's fields stand in columns: they are read the usual way.
-COLUMNS = {("mexc", "BTC/USDT:USDT")}
 
 
 @pytest.mark.parametrize(("exchange", "symbol"), MARKETS)
@@ -36,13 +40,42 @@ def test_pages_of_each_exchange_are_read_as_text(
                 found = await text.read(body)
                 assert same(found, await slow.read(body)), body
                 assert not isinstance(found, str), body
-            assert text.read_as_text == (0 if (exchange, symbol) in COLUMNS else 30)
-            assert slow.read_as_text == 0
+            assert text.read_as_columns == 30
+            assert slow.read_as_columns == 0
         finally:
             await text.client.close()
             await slow.client.close()
 
     asyncio.run(run())
+
+
+@pytest.mark.parametrize(("exchange", "symbol"), MARKETS)
+def test_whole_walks_parse_no_row(
+    exchange: str, symbol: str, opened: Callable[..., Any], walk: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 2,500 candles of each exchange (Kraken has 720), asked for over HTTP, none is parsed on its own, and all are right."""
+    parsed: list[object] = []
+
+    def seen(raw: Sequence[object], parse_row: ParseRow) -> pl.DataFrame:
+        parsed.extend(raw)
+        return rows_to_frame(raw, parse_row)
+
+    monkeypatch.setattr(ccxt_rows, "rows_to_frame", seen)
+    monkeypatch.setattr(asking, "rows_to_frame", seen)
+    until = 1_717_200_000_000
+    span = TimeRange(until - (700 if exchange == "kraken" else 2_500) * 60_000, until)
+    settings = ExchangeSettings(exchange=exchange, weight_limit=0, clock="2024-06-01T00:00:30Z,0")
+
+    async def main(url: str) -> Any:
+        async with opened(url, exchange) as source:
+            return await walk(source, SeriesId(exchange, symbol, "1m"), span)
+
+    with LocalExchange(settings) as local:
+        walked = asyncio.run(main(local.url))
+        truth = local.truth(symbol, "1m", span.since, span.until)
+    assert walked.error is None
+    assert pl.concat(page.candles for page in walked.pages).equals(truth)
+    assert parsed == []
 
 
 @pytest.mark.parametrize(("exchange", "symbol"), MARKETS)

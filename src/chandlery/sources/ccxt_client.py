@@ -138,7 +138,7 @@ class Client:
                 **self.ccxt.urls,
                 "api": redirected(self.ccxt.urls.get("api"), url, str(self.ccxt.hostname or "")),
             }
-        self._layouts = Layouts() if exchange_id in KNOWN else None
+        self.layouts = Layouts() if exchange_id in KNOWN else None
         self.date = ""  # the Date header of the latest answer
         self._requests = Requests(timeout_seconds=timeout_seconds, limit=BODY_LIMIT)
         self._closed = False
@@ -282,10 +282,10 @@ class Client:
     def _cut(self, reply: Reply, raw: bytes) -> tuple[PageRows | None, str]:
         """The rows of an answer of candles, if they may stay text, and the answer's text without them."""
         call = current_call()
-        if call is None or not call.for_candles or self._layouts is None or reply.status != 200:
+        if call is None or not call.for_candles or self.layouts is None or reply.status != 200:
             return None, raw.decode("utf-8", "replace")
-        call.page, raw = cut_page(raw, self._layouts)
-        return call.page, raw.decode("utf-8", "replace")
+        page, raw = cut_page(raw, self.layouts)
+        return page, raw.decode("utf-8", "replace")
 
     async def _exchange_bytes(self, reply: Reply, url: str, method: str, headers: Any, body: Any) -> bytes:
         """One HTTP request, redirects not followed, its answer no larger than BODY_LIMIT, within the total time."""

@@ -14,7 +14,7 @@ import numpy as np
 import polars as pl
 
 from chandlery.candle import SCHEMA, VALUES
-from chandlery.sources.page_layouts import PageRows
+from chandlery.sources.page_layouts import UnreadRows, symbol_of
 from chandlery.validate import FRACTION, LATEST, NO_ROW, NO_TIME, keep_arrays
 
 if TYPE_CHECKING:
@@ -136,8 +136,8 @@ def rows_for(market: Mapping[str, object] | None) -> RowsToFrame:
     """The function for a market as ccxt has it: rows that were left as text are read as columns where that is known."""
 
     def read(raw: Sequence[object], parse_row: ParseRow) -> pl.DataFrame:
-        if isinstance(raw, PageRows):
-            found = raw.layouts.columns(raw, str((market or {}).get("symbol")), parse_row)
+        if isinstance(raw, UnreadRows):
+            found = raw.columns(symbol_of(market), parse_row)
             if found is not None:
                 return _frame(*found)
             raw = raw.decoded()

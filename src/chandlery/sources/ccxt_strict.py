@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 import ccxt.async_support
 
 from chandlery.sources.ccxt_errors import Reply
+from chandlery.sources.page_columns import ColumnRows, column_rows
+from chandlery.sources.page_layouts import symbol_of
 
 if TYPE_CHECKING:
     from chandlery.sources.ccxt_client import Client
-    from chandlery.sources.page_layouts import PageRows
 
 _PLAIN = re.compile(r"[A-Za-z0-9_.~-]*").fullmatch
 
@@ -28,7 +29,6 @@ class Call:
     market: Mapping[str, Any] | None = None
     dry: bool = False  # nothing is to be sent
     parsed: bool = False  # the rows are parsed already: [open time, open, high, low, close, volume]
-    page: PageRows | None = None  # the rows that were handed to ccxt as text
     for_candles: bool = False
 
 
@@ -92,8 +92,23 @@ class StrictMixin:
             return call.rows
         if not isinstance(ohlcvs, list):
             raise ccxt.BadResponse(f"{self.chandlery.id}: candles are a {type(ohlcvs).__name__}, not a list")
+        if isinstance(ohlcvs, ColumnRows) and not self._reads(ohlcvs, market):
+            ohlcvs = ohlcvs.decoded()  # here, where what ccxt raises is the answer's fault
         call.rows = ohlcvs
         return []
+
+    def convert_trading_view_to_ohlcv(self, ohlcvs: Any, *names: Any, **named: Any) -> Any:
+        """Leave candles that come as columns as they are, where that is known to do."""
+        ours = getattr(super(), "convert_trading_view_to_ohlcv")  # noqa: B009 - as above
+        call, layouts = current_call(), self.chandlery.layouts
+        if call is None or not call.for_candles or layouts is None or self.chandlery.parses_pages:
+            return ours(ohlcvs, *names, **named)
+        name = names, tuple(sorted(named.items()))
+        return column_rows(ohlcvs, lambda columns: ours(columns, *names, **named), name, layouts)
+
+    def _reads(self, rows: ColumnRows, market: Any) -> bool:
+        parse = self.parse_ohlcv  # type: ignore[attr-defined]
+        return rows.columns(symbol_of(market), lambda row: parse(row, market)) is not None
 
     @staticmethod
     def urlencode(params: Any = {}, doseq: Any = False, sort: Any = False) -> Any:  # noqa: B006

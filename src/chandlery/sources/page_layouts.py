@@ -5,7 +5,7 @@ So no table of layouts can grow old, and a page that is read here gives the rows
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    #: Open times (n) in epoch ms, and open, high, low, close and volume (5, n).
+    Columns = tuple[NDArray[np.int64], NDArray[np.float64]]
+
 ParseRow = Callable[[object], Sequence[object]]
 
 #: Exchanges whose parsers look at a row's numbers one by one, so that made-up rows tell all about them (tested).
@@ -24,7 +27,7 @@ KNOWN = frozenset(
     "binance binanceus binanceusdm binancecoinm bybit okx kraken coinbase kucoin mexc bitget gate".split()  # noqa: SIM905
 )
 #: How many digits a time has, and what makes milliseconds of it: seconds from 2001 on, milliseconds from 2001 on.
-_TIMES: Mapping[int, int] = {10: 1000, 13: 1}
+TIMES: Mapping[int, int] = {10: 1000, 13: 1}
 
 
 class Layout(NamedTuple):
@@ -35,25 +38,31 @@ class Layout(NamedTuple):
     values: tuple[int, ...]
 
 
-class PageRows(list[object]):
-    """The rows of an answer that were not decoded. Who looks into the list after all finds them decoded.
+class UnreadRows(list[object]):
+    """The rows of an answer that were not made. Who looks into the list after all finds them.
 
     What C code sees of it are as many times None, so that a copy made there has rows that are refused, not none.
     """
 
-    def __init__(self, carved: Carved, layouts: Layouts) -> None:
-        super().__init__([None] * len(carved))
-        self.carved = carved
-        self.layouts = layouts
+    def __init__(self, count: int) -> None:
+        super().__init__([None] * count)
         self._rows: list[object] | None = None
 
+    def columns(self, market: str, parse_row: ParseRow) -> Columns | None:
+        """Open times (n) in epoch ms and values (5, n) of the rows; None where they must be parsed one by one.
+
+        `parse_row` is ccxt's parser for rows of that market.
+        """
+        raise NotImplementedError
+
     def decoded(self) -> list[object]:
-        """The rows as JSON has them."""
+        """The rows as ccxt's parser of rows gets them."""
         if self._rows is None:
-            found = orjson.loads(self.carved.json())
-            assert isinstance(found, list)
-            self._rows = found
+            self._rows = self._decode()
         return self._rows
+
+    def _decode(self) -> list[object]:
+        raise NotImplementedError
 
     def __iter__(self) -> Iterator[object]:
         return iter(self.decoded())
@@ -67,6 +76,24 @@ class PageRows(list[object]):
         return self.decoded() == other
 
     __hash__ = None  # as a list has it
+
+
+class PageRows(UnreadRows):
+    """The rows of an answer that are text still."""
+
+    def __init__(self, carved: Carved, layouts: Layouts) -> None:
+        super().__init__(len(carved))
+        self.carved = carved
+        self.layouts = layouts
+
+    def columns(self, market: str, parse_row: ParseRow) -> Columns | None:
+        """The rows as columns, by the layout of their market."""
+        return self.layouts.columns(self, market, parse_row)
+
+    def _decode(self) -> list[object]:
+        found = orjson.loads(self.carved.json())
+        assert isinstance(found, list)
+        return found
 
 
 #: What stands in an answer where its rows were; with its quotes it is JSON.
@@ -95,27 +122,25 @@ class Layouts:
     """The layouts of one exchange's markets, as they were learnt."""
 
     def __init__(self) -> None:
-        self._known: dict[tuple[str, Form], Layout | None] = {}
+        self._known: dict[Hashable, Layout | None] = {}
 
-    def columns(
-        self, rows: PageRows, market: str, parse_row: ParseRow
-    ) -> tuple[NDArray[np.int64], NDArray[np.float64]] | None:
-        """Open times (n) in epoch ms and values (5, n) of a page's rows; None where they must be parsed one by one.
-
-        `parse_row` is ccxt's parser for rows of that market.
-        """
-        carved = rows.carved
-        key = market, carved.form
+    def known(self, key: Hashable, learn: Callable[[], Layout | None]) -> Layout | None:
+        """What `learn` found the first time that it was asked for under this key; None if that was nothing."""
         if key not in self._known:
             with suppress(Exception):  # a parser of another project, shown made-up rows: anything can happen
-                self._known[key] = learnt(carved, parse_row)
-        layout = self._known.setdefault(key, None)
+                self._known[key] = learn()
+        return self._known.setdefault(key, None)
+
+    def columns(self, rows: PageRows, market: str, parse_row: ParseRow) -> Columns | None:
+        """The rows of a page as columns; None where they must be parsed one by one."""
+        carved = rows.carved
+        layout = self.known((market, carved.form), lambda: learnt(carved, parse_row))
         if layout is None:
             return None
         found = carved.whole(layout.time)
         if found is None or found[1] != layout.digits:
             return None
-        times = found[0] if layout.digits == 13 else found[0] * _TIMES[layout.digits]
+        times = found[0] if layout.digits == 13 else found[0] * TIMES[layout.digits]
         return times, carved.numbers(layout.values)
 
 
@@ -143,7 +168,7 @@ def _traced(form: Form, row: Any, turn: int, parse_row: ParseRow) -> Layout | No
     if len(values) != 5:
         return None
     fields = [_only(made, value) for value in values]
-    for digits, factor in _TIMES.items():
+    for digits, factor in TIMES.items():
         opened = _only({i: n * factor for i, n in made.items() if len(str(n)) == digits}, time)
         if opened is not None and None not in fields:
             return Layout(opened, digits, tuple(field for field in fields if field is not None))
@@ -153,3 +178,8 @@ def _traced(form: Form, row: Any, turn: int, parse_row: ParseRow) -> Layout | No
 def _only(made: Mapping[int, int], value: object) -> int | None:
     found = [index for index, number in made.items() if value == number]
     return found[0] if len(found) == 1 else None
+
+
+def symbol_of(market: Mapping[str, object] | None) -> str:
+    """The symbol of a market as ccxt has it."""
+    return str((market or {}).get("symbol"))
