@@ -94,6 +94,15 @@ def _columns(rows: Sequence[Row]) -> Any:
     return {"jsonrpc": "2.0", "result": {**dict(zip(names, columns, strict=True)), "status": "ok"}}
 
 
+def _mexc_swap(rows: Sequence[Row]) -> Any:
+    times = [row[0] // 1000 for row in rows]
+    columns = {
+        name: [None if row[at] is None else row[at] if row[at] == "n/a" else float(row[at]) for row in rows]
+        for name, at in (("open", 1), ("close", 4), ("high", 2), ("low", 3), ("vol", 5), ("amount", 5))
+    }
+    return {"success": True, "code": 0, "data": {"time": times, **columns}}
+
+
 def _bitstamp(rows: Sequence[Row]) -> Any:
     names = ("timestamp", "open", "high", "low", "close", "volume")
     listed = [dict(zip(names, (str(r[0] // 1000), *r[1:]), strict=True)) for r in rows]
@@ -153,6 +162,7 @@ LAYOUTS: Sequence[tuple[str, str, Layout]] = (
     ("coinbase", "BTC/USDT", _coinbase),
     ("kucoin", "BTC/USDT", _kucoin),
     ("mexc", "BTC/USDT", lambda rows: [[*row, row[0] + HOUR, "5.5"] for row in rows]),
+    ("mexc", "BTC/USDT:USDT", _mexc_swap),
     ("bitget", "BTC/USDT", _bitget),
     ("bitget", "BTC/USDT:USDT", _bitget),
     ("gate", "BTC/USDT", _gate),
@@ -216,7 +226,7 @@ SPOILT = (
 def spoilt(seed: int) -> list[Answer]:
     """An answer with one wrong row, of every kind, in the layouts of the big exchanges."""
     made = []
-    for exchange, symbol, layout in LAYOUTS[:13]:
+    for exchange, symbol, layout in LAYOUTS[:14]:
         for kind in SPOILT:
             dice = random.Random(f"{seed} {exchange} {symbol} {kind}")
             rows = _invented(dice)
