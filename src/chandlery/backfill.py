@@ -31,6 +31,7 @@ from chandlery.sources.base import Beginning, Source, beyond
 from chandlery.stores.base import Ask, NoFact, Page, SeriesFact, Store, Written, pieces
 from chandlery.timeframe import DAY
 from chandlery.timerange import RangeSet, TimeRange
+from chandlery.units import Units
 from chandlery.validate import check_rows
 from chandlery.walks import WALKS, parts_of
 from chandlery.wanted import Job, Want, Wanted, aside, by_reach, early, in_reach, is_early, out_of_reach
@@ -78,6 +79,7 @@ class Backfill:
         self.progress: Progress = progress or Silent()
         self._walks = asyncio.Semaphore(WALKS)
         self._filling = 1  # series under way
+        self._units = Units(source, store)
         self._wanted = Wanted(
             source, store, self.progress, settle=self.settle, recheck=recheck, repair=repair
         )
@@ -133,6 +135,7 @@ class Backfill:
         plans: list[SeriesPlan] = []
         for job in await self._wanted.jobs(wants, now):
             ranges: list[PlannedRange] = []
+            job.report.error = job.report.error or await self._units.clash(job.series, job.volumes)
             gone, pending = RangeSet(), 0
             if job.report.error is None:
                 ledger = await self._wanted.ledger(job.series)
@@ -171,9 +174,10 @@ class Backfill:
             await self._lock(job.series, held)
             if self.wait_lock:
                 now = await self.source.now()  # who wrote it meanwhile had a later clock
+            known = await aside(self.store, self.store.knows, job.series)
+            await self._units.agree(job.report, job.volumes, known=known, now=now, settle=self.settle)
             if self.repair:
                 await asyncio.to_thread(self._forget_damage, job)
-            known = await aside(self.store, self.store.knows, job.series)
             await door.put(Ask(job.series, job.span, now, self.settle))
             ledger = await self._wanted.ledger(job.series)
             job.facts = RangeSet(f.range for f in ledger.facts)

@@ -10,6 +10,7 @@
     │   ├── BadAnswer                 an answer that cannot be believed       retryable
     │   ├── RateLimited               told to wait                            retryable
     │   └── ExchangeRefused           forbidden, geo-blocked, not supported
+    ├── VolumeUnitChanged             volumes would come in another unit than those that are stored
     └── DatabaseError                 the store could not keep or give back what it should
         ├── StoreUnreadable           not a store, newer than this program, no rights
         │   └── NoSuchStore           nothing is there (also a UsageError)
@@ -106,6 +107,10 @@ class RateLimited(ExchangeError):
 
 class ExchangeRefused(ExchangeError):
     """Forbidden, geo-blocked, not supported: asking again will not help."""
+
+
+class VolumeUnitChanged(DataPipelineError):
+    """The volumes of a series would come in another unit than those that are stored: nothing of it was written."""
 
 
 class DatabaseError(DataPipelineError):

@@ -71,6 +71,7 @@ class Mirror:
         self._known: int | None = None  # the mark as it was last seen
         self._is_begun = False
         self._behind = Behind(primary)
+        self._units_carried: set[SeriesId] = set()  # what their volumes are in is compared once
         self._probing = threading.Lock()
 
     def behind(self) -> int | None:
@@ -267,7 +268,9 @@ class Mirror:
                     target.remove(series)
         assert self._door is not None
         try:
-            transfer(self.primary, target, series, touched.rows, door=self._door, exact=True)
+            units = touched.removed or series not in self._units_carried
+            transfer(self.primary, target, series, touched.rows, door=self._door, exact=True, units=units)
+            self._units_carried.add(series)
         except NoSuchSeries:
             if self.primary.knows(series):
                 raise

@@ -21,6 +21,7 @@ from chandlery.ingest import Door
 from chandlery.ledger import CONFIRMED_AFTER, Answered, Ledger
 from chandlery.stores.base import Ask, NoFact, Page, SeriesFact, Store, Written, pieces
 from chandlery.timerange import RangeSet, TimeRange
+from chandlery.units import carry
 
 if TYPE_CHECKING:
     import numpy as np
@@ -61,6 +62,7 @@ def transfer(
     *,
     door: Door,
     exact: bool = False,
+    units: bool = True,
     wait_lock: bool = False,
     advanced: Callable[[int], None] | None = None,
 ) -> Transferred:
@@ -68,11 +70,13 @@ def transfer(
 
     `door` is the target's. With `exact` the target's ledger claims nothing in the end that the source's does not: what
     it answers beyond that is let go of, though not the candles. Without, the target keeps what it knows besides, and
-    the later of both clocks. Candles under way are bounded, however long the ranges. `advanced` is told the slots done.
-    Raises NoSuchSeries where the source keeps none, SeriesLocked, and what reading and writing raise.
+    the later of both clocks. What volumes are in is compared and goes along; `units` False: only where the target knows
+    nothing of the series. Candles under way are bounded, however long the ranges. `advanced` is told the slots done.
+    Raises NoSuchSeries where the source keeps none, SeriesLocked, VolumeUnitChanged, and what reading and writing raise.
     """
     with target.lock(series, wait=wait_lock):
-        return _Transfer(source, target, series, door, exact=exact, advanced=advanced).run(ranges)
+        moving = _Transfer(source, target, series, door, exact=exact, units=units, advanced=advanced)
+        return moving.run(ranges)
 
 
 def everything(store: Store, series: SeriesId, rows: TimeRange) -> RangeSet:
@@ -89,6 +93,7 @@ class _Transfer:
         door: Door,
         *,
         exact: bool,
+        units: bool,
         advanced: Callable[[int], None] | None,
     ) -> None:
         self.source = source
@@ -97,6 +102,7 @@ class _Transfer:
         self.frame = series.frame
         self.door = door
         self.exact = exact
+        self.units = units
         self.advanced = advanced or (lambda _: None)
         self.sum = Transferred()
         self._waiting: deque[tuple[int, Future[Written]]] = deque()
@@ -111,6 +117,8 @@ class _Transfer:
             self.series
         )  # before the rows: one that arrives in between is merely early
         there = self._there()
+        if self.units or not there.asked:
+            carry(self.source, self.target, self.series, exact=self.exact)
         whole = RangeSet(TimeRange(self.frame.floor(r.since), self.frame.ceil(r.until)) for r in ranges)
         try:
             if self._ask(ledger, there):  # the target's clock had been ahead: it let go of answers by itself

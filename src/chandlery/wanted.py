@@ -12,7 +12,7 @@ from chandlery.candle import SeriesId, no_candles
 from chandlery.errors import ExchangeError, NoSuchSeries, UsageError
 from chandlery.ledger import Fact, Ledger, State, account, aligned, to_ask
 from chandlery.report import Progress, SeriesReport
-from chandlery.sources.base import Beginning, Source, is_beyond
+from chandlery.sources.base import Beginning, Source, Volumes, is_beyond
 from chandlery.stores.base import Store
 from chandlery.timeframe import DAY
 from chandlery.timerange import RangeSet, TimeRange
@@ -48,6 +48,7 @@ class Job:
     listed: bool = False  # whether the span begins with the first candle that the exchange gives
     deeper: bool = False  # whether older candles exist that it does not give
     reach: int | None = None  # open time of the oldest candle that can be had, None where all can
+    volumes: Volumes = field(default_factory=lambda: Volumes("base"))
     left: RangeSet = field(default_factory=RangeSet)
     facts: RangeSet = field(default_factory=RangeSet)  # what an earlier run had said a fact of
     early: RangeSet = field(default_factory=RangeSet)  # those of them that say the candles begin later
@@ -88,14 +89,14 @@ class Wanted:
                 begin = await self._beginning(series)
             span = await self._span(want, now, None if begin is None else begin.open)
             reach = await self.source.reach(series, now)
-            unit = await self.source.volume_unit(series)
+            volumes = await self.source.volumes(series)
         except (ExchangeError, UsageError) as error:
             return await self._refused(want, now, error)
         deeper = begin is not None and begin.deeper
         job = Job(series, span, SeriesReport(series, span), market.active, listed, deeper, reach)
-        job.report.volume_unit = unit
+        job.volumes, job.report.volume_unit = volumes, volumes.unit
         job.report.reach_asked = isinstance(want.since, int)
-        self._tell_unit(series, unit)
+        self._tell_unit(series, volumes.unit)
         return job
 
     async def _beginning(self, series: SeriesId) -> Beginning:

@@ -158,7 +158,7 @@ def test_volumes_of_swaps_are_in_the_base_currency(
     async def run() -> tuple[Any, str]:
         async with source(name) as one:
             series = SeriesId(name, SWAP, "1m")
-            return (await walk(one, series, span, settle=0)).candles, await one.volume_unit(series)
+            return (await walk(one, series, span, settle=0)).candles, (await one.volumes(series)).unit
 
     candles, unit = asyncio.run(run())
     assert unit == "base"
@@ -174,7 +174,7 @@ def test_a_unit_that_cannot_be_converted_is_told(
 
     async def run() -> str:
         async with opened(server.url_of("okx"), "okxus") as okx:
-            return await okx.volume_unit(SeriesId("okxus", BTC, "1m"))
+            return (await okx.volumes(SeriesId("okxus", BTC, "1m"))).unit
 
     assert asyncio.run(run()) == "quote"
 
@@ -441,9 +441,9 @@ def test_without_a_profile_ccxt_gives_the_first_guess(tmp_path: Path, opened: Ca
         manners = Manners(None, now=lambda: NOW, hint=lambda _symbol, hint=hint: hint)
         assert manners.page(series, market)(NOW - DAY) == page
         assert manners.reach(series, market, NOW) is None
-        assert manners.volume_unit(series, market) == "base"
+        assert manners.volumes(series, market).unit == "base"
     swap = Market("BTC/USD:USD", "swap", True, "BTC", "USD", family=LINEAR)
-    assert manners.volume_unit(SeriesId("bitstamp", swap.symbol, "1m"), swap) == "unknown"
+    assert manners.volumes(SeriesId("bitstamp", swap.symbol, "1m"), swap).unit == "unknown"
     asyncio.run(source.close())
 
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal, Self
 
 from chandlery.candle import CandlePage, SeriesId
 from chandlery.ledger import Fact, State
@@ -19,6 +19,9 @@ from chandlery.when import iso
 
 if TYPE_CHECKING:
     import polars as pl
+
+#: What volumes may be in: the base currency, the quote currency, contracts, or nobody knows.
+VolumeUnit = Literal["base", "quote", "contracts", "unknown"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +35,33 @@ class Market:
     quote: str
     family: str | None = None  # "spot" or "linear": the kinds that exchange profiles know
     contract_size: float | None = None  # what one contract is of the base currency, of linear markets
+
+
+@dataclass(frozen=True, slots=True)
+class Volumes:
+    """What the volumes of a series are in, which are `times` the exchange's own numbers.
+
+    `documented` says that a shipped profile knows the unit; `size` is that of one contract of the market in the base
+    currency, 1 where there are none. Neither is part of what makes volumes equal.
+    """
+
+    unit: VolumeUnit
+    times: float = 1.0
+    documented: bool = field(default=True, compare=False)
+    size: float = field(default=1.0, compare=False)
+
+    @property
+    def may_differ(self) -> bool:
+        """Whether numbers that were taken of the same market without this knowledge may be of another unit."""
+        return self.size != 1 and not (self.documented and self.times == 1)
+
+    def fits(self, other: Volumes) -> bool:
+        """Whether both may stand in one series: nobody multiplied one of them only, and no two names contradict."""
+        return self.times == other.times and (self.unit == other.unit or "unknown" in (self.unit, other.unit))
+
+    def known_with(self, other: Volumes) -> Volumes:
+        """The better known one of two that fit."""
+        return other if self.unit == "unknown" else self
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,9 +163,9 @@ class Source(ABC):
         """
         return False
 
-    async def volume_unit(self, series: SeriesId) -> str:
-        """The unit of the volumes in `pages`: "base" (currency), "quote", "contracts" or "unknown"."""
-        return "base"
+    async def volumes(self, series: SeriesId) -> Volumes:
+        """What the volumes in `pages` are in; a store takes no others beside them."""
+        return Volumes("base")
 
     @abstractmethod
     def pages(

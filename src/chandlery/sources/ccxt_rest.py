@@ -17,7 +17,7 @@ from chandlery.clock import Clock, SystemClock
 from chandlery.errors import BadAnswer, ExchangeError, ExchangeRefused, UnknownSymbol, UnknownTimeframe
 from chandlery.ledger import Fact, State
 from chandlery.sources.asking import Asker
-from chandlery.sources.base import Beginning, Estimate, Market, Source, Traffic, beyond
+from chandlery.sources.base import Beginning, Estimate, Market, Source, Traffic, Volumes, beyond
 from chandlery.sources.beginnings import Beginnings
 from chandlery.sources.ccxt_client import DECLARING, Client
 from chandlery.sources.ccxt_errors import instead_of
@@ -241,9 +241,9 @@ class CcxtRest(Source):
         await self._depths.settle(series, market, self._offered().values(), now=now)
         return self._manners.reach(series, market, now)
 
-    async def volume_unit(self, series: SeriesId) -> str:
-        """The unit of the volumes in `pages`; contracts of linear markets are made base units."""
-        return self._manners.volume_unit(series, await self.known(series))
+    async def volumes(self, series: SeriesId) -> Volumes:
+        """What the volumes in `pages` are in; contracts of linear markets are made base units."""
+        return self._manners.volumes(series, await self.known(series))
 
     def _edges(self, series: SeriesId, now: int) -> Beginnings:
         rooms = self._manners.rooms(self._markets[series.symbol])

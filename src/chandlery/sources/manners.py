@@ -9,9 +9,9 @@ import math
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from chandlery.sources.base import Market
+from chandlery.sources.base import Market, Volumes, VolumeUnit
 from chandlery.sources.edges import Rooms
-from chandlery.sources.profile import LINEAR, SPOT, Habits, Profile, Volume
+from chandlery.sources.profile import LINEAR, SPOT, Habits, Profile
 from chandlery.sources.profile_book import shipped
 
 if TYPE_CHECKING:
@@ -154,11 +154,15 @@ class Manners:
 
     def depth_documented(self, series: SeriesId, market: Market) -> bool:
         """Whether the depth is one that the exchange documents: as in the shipped profile. A learnt one was only measured."""
-        habits, known = self.habits(market), None if self.profile is None else shipped(self.profile.exchange)
-        documented = None if known is None or market.family is None else known.habits(market.family)
+        habits, documented = self.habits(market), self._documented(market)
         if habits is None or documented is None:
             return False
         return documented.depth_is_time and habits.reach(series.frame) == documented.reach(series.frame)
+
+    def _documented(self, market: Market) -> Habits | None:
+        """What the shipped profile knows of the market's kind, whatever was learnt besides."""
+        known = None if self.profile is None else shipped(self.profile.exchange)
+        return None if known is None or market.family is None else known.habits(market.family)
 
     def distrust_depth(self, market: Market, series: SeriesId | None = None) -> None:
         """Believe in no depth of such markets any more, for older candles came; with `series`, only in none of that."""
@@ -167,8 +171,18 @@ class Manners:
         else:
             self._unproven.add(series)
 
-    def volume_unit(self, series: SeriesId, market: Market) -> Volume:
-        """The unit of the volumes that the source gives: contracts of linear markets are made base units."""
+    def volumes(self, series: SeriesId, market: Market) -> Volumes:
+        """What the source's volumes are in: contracts of linear markets are made base units, of trade candles."""
+        times = self.contract_size(market) if series.kind == "trade" else None
+        documented = self._documented(market)
+        return Volumes(
+            self._volume_unit(market),
+            1.0 if times is None else times,
+            documented=documented is not None and documented.volume != "unknown",
+            size=market.contract_size or 1.0,
+        )
+
+    def _volume_unit(self, market: Market) -> VolumeUnit:
         habits = self.habits(market)
         if habits is None:
             return "base" if market.family == SPOT else "unknown"

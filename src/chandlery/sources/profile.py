@@ -12,6 +12,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from chandlery.anchors import LAST_MOMENT, anchors_from, whole
 from chandlery.errors import UsageError
+from chandlery.sources.base import VolumeUnit
 from chandlery.sources.limits import RequestLimit, limits_from
 from chandlery.timeframe import Timeframe
 
@@ -25,7 +26,6 @@ Bound = Literal["inclusive", "exclusive", "unknown"]
 Order = Literal["ascending", "descending", "unknown"]
 Window = Literal["open", "bounded", "unknown"]
 Empty = Literal["omitted", "flat", "unknown"]
-Volume = Literal["base", "quote", "contracts", "unknown"]
 DepthBy = Literal["rows", "time"]
 
 
@@ -63,7 +63,7 @@ class Habits:
     #: Seconds after its end until a candle no longer changes; 0: not known.
     finality: float = 0.0
     #: Unit of the volume as ccxt gives it.
-    volume: Volume = "unknown"
+    volume: VolumeUnit = "unknown"
 
     def page_at(self, frame: Timeframe, age: int) -> int:
         """Candles of one answer that begins with the candle `age` candles before the one in progress."""
