@@ -36,6 +36,7 @@ if TYPE_CHECKING:
         UnknownSymbol,
         UnknownTimeframe,
         UsageError,
+        VolumeUnitChanged,
     )
     from chandlery.logs import configure_logger
     from chandlery.pipeline import AsyncPipeline, DataPipeline, FetchReport
@@ -68,6 +69,7 @@ __all__ = [
     "UnknownSymbol",
     "UnknownTimeframe",
     "UsageError",
+    "VolumeUnitChanged",
     "__version__",
     "configure_logger",
     "open_source",

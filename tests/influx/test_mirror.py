@@ -22,6 +22,7 @@ from chandlery.errors import DatabaseError, UsageError
 from chandlery.exchange import ExchangeSettings, LocalExchange
 from chandlery.ledger import Fact, State
 from chandlery.mirror import Mirror
+from chandlery.sources.base import Volumes
 from chandlery.stores import open_store
 from chandlery.stores.base import SeriesFact, Store
 from chandlery.testing.store_scenes import (
@@ -35,6 +36,7 @@ from chandlery.testing.store_scenes import (
     random_hours,
 )
 from chandlery.timeframe import HOUR
+from chandlery.units import note, noted
 
 from .fixtures import Bucket, StartInfluxd
 from .influx_server import InfluxServer
@@ -55,6 +57,19 @@ def target(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
         monkeypatch.setenv(name, value)
     with open_store("influxdb") as store:
         yield store
+
+
+def test_the_unit_of_volumes_is_carried_and_guarded(primary: Store, target: Store) -> None:
+    """The bucket notes what the store notes of a series, and takes no candles of another unit beside its own."""
+    primary.write([ask(0, 4), page(0, 3)])
+    note(primary, SERIES, Volumes("base", 0.001))
+    caught_up(primary, target)
+    assert noted(target, SERIES) == Volumes("base", 0.001)
+    note(target, SERIES, Volumes("base", 0.01))
+    primary.write([page(3, 4)])
+    with pytest.raises(DatabaseError, match=r"contracts of 0\.01 in influxdb"):
+        caught_up(primary, target)
+    assert target.candles(SERIES).height == 3
 
 
 def test_whatever_happens_to_the_store_arrives(primary: Store, target: Store) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from chandlery.candle import Rejected, SeriesId
 from chandlery.ledger import CONFIRMED_AFTER, Answered, Fact, State
+from chandlery.sources.base import Volumes
 from chandlery.stores.base import Ask, NoFact, SeriesFact, Written
 from chandlery.testing.store_maker import StoreMaker
 from chandlery.testing.store_scenes import (
@@ -24,6 +25,7 @@ from chandlery.testing.store_scenes import (
 )
 from chandlery.timeframe import HOUR
 from chandlery.timerange import RangeSet
+from chandlery.units import note, noted
 
 
 class BooksContract(StoreMaker):
@@ -271,6 +273,21 @@ class BooksContract(StoreMaker):
             assert (store.mark('a b:c/ü=,"'), store.mark("other"), store.mark("none")) == (5, 1 << 40, 0)
             assert [e.kind for e in store.journal()] == ["rows", "remove"]
             assert store.series() == []
+            store.close()
+
+    def test_the_unit_of_volumes_is_remembered_to_the_bit(self, tmp_path: Path) -> None:
+        """What volumes are in, by what factor too, is given back as it was noted, of each series its own."""
+        with self.make_store(tmp_path) as store:
+            for volumes in (
+                Volumes("quote"),
+                Volumes("base", 0.1),
+                Volumes("base", 1e-8),
+                Volumes("base", 1e9),
+            ):
+                note(store, SERIES, volumes)
+                store = self.reopen(store)
+                assert noted(store, SERIES) == volumes
+            assert noted(store, OTHER) is None
             store.close()
 
     def test_refused_rows_come_without_an_answer(self, tmp_path: Path) -> None:
