@@ -268,7 +268,7 @@ class Mirror:
                     target.remove(series)
         assert self._door is not None
         try:
-            units = touched.removed or series not in self._units_carried
+            units = series not in self._units_carried
             transfer(self.primary, target, series, touched.rows, door=self._door, exact=True, units=units)
             self._units_carried.add(series)
         except NoSuchSeries:
