@@ -9,6 +9,7 @@ import typer
 import chandlery
 from chandlery.cli import check, demo, exchange, fetch, influx, manage, probe, read, stores
 from chandlery.cli.ccxt_on_demand import on_demand
+from chandlery.cli.memory import end_quickly
 from chandlery.cli.options import example
 from chandlery.cli.output import Group, Output
 
@@ -62,4 +63,7 @@ app = make_app()
 def main() -> None:
     """Run the command line."""
     on_demand()
-    app()
+    try:
+        app()
+    finally:
+        end_quickly()

@@ -32,3 +32,13 @@ def keep_small() -> None:
         libc.mallopt(_M_ARENA_MAX, 2)
         libc.mallopt(_M_MMAP_THRESHOLD, _LARGE)
         libc.mallopt(_M_TRIM_THRESHOLD, _SPARE)
+
+
+def end_quickly() -> None:
+    """Let the process end without looking through a hundred thousand objects for circles; the last thing it does.
+
+    What holds a file, a connection or a lock was closed before this. Python would look twice, for a tenth of a second,
+    so that the memory could be used again.
+    """
+    gc.disable()
+    gc.freeze()
