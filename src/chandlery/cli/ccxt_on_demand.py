@@ -6,16 +6,15 @@ each is imported when it is first looked for, through the packages' own names: `
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Sequence
 from importlib import import_module
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
+from importlib.util import decode_source
 from types import CodeType, ModuleType
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    import ast
+from typing import Any
 
 _PACKAGES = ("ccxt", "ccxt.async_support")
 _NAMES = "_chandlery_on_demand"
@@ -48,28 +47,16 @@ class _Loader(SourceFileLoader):
     """Runs a package's source without its imports of exchange classes, which `_Package` makes up for."""
 
     def get_code(self, fullname: str) -> CodeType | None:
-        import ast
-
         # From the source, so that what is compiled here is not kept where others find it.
-        tree = ast.parse(self.get_data(self.path))
-        left_out = {_class_imported(line, fullname) for line in tree.body} - {""}
-        tree.body = [line for line in tree.body if not _class_imported(line, fullname)]
-        tree.body += ast.parse(f"{_NAMES} = frozenset({sorted(left_out)!r})").body
-        return compile(tree, self.path, "exec", dont_inherit=True)
+        source = decode_source(self.get_data(self.path))
+        # `from ccxt.binance import binance`: a class from the module of its own name.
+        own = re.compile(rf"^from {re.escape(fullname)}\.(\w+) import \1[ \t]*(?:#.*)?$", re.MULTILINE)
+        left_out = f"\n{_NAMES} = frozenset({own.findall(source)!r})\n"
+        return compile(own.sub("", source) + left_out, self.path, "exec", dont_inherit=True)
 
     def exec_module(self, module: ModuleType) -> None:
         module.__class__ = _Package
         super().exec_module(module)
-
-
-def _class_imported(line: ast.stmt, package: str) -> str:
-    """The class that a line imports from the module of its own name: `from ccxt.binance import binance`; "" if none."""
-    import ast
-
-    if not isinstance(line, ast.ImportFrom) or line.level or len(line.names) != 1:
-        return ""
-    name = line.names[0].name
-    return name if line.names[0].asname is None and line.module == f"{package}.{name}" else ""
 
 
 class _Package(ModuleType):
