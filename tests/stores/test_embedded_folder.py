@@ -202,4 +202,4 @@ def test_a_store_of_version_2_is_read_and_brought_up(tmp_path: Path) -> None:
         assert (picture(store), store.identity, store.mark("any")) == (before, name, 9)
         assert store.write([page(20, 25)])[0].new == 5
     assert len(name) == 32
-    assert apsw.Connection(str(catalogue)).execute("PRAGMA user_version").get == 3
+    assert apsw.Connection(str(catalogue)).execute("PRAGMA user_version").get == 4

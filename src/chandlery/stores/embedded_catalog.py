@@ -143,7 +143,7 @@ class Catalogue:
 
     @staticmethod
     def _make_schema(connection: apsw.Connection) -> None:
-        # A staged page of candles takes 40 kB: of pages of 4 kB twice as many would be checked, written and copied.
+        # A staged page of candles takes 20 to 40 kB: of pages of 4 kB twice as many would be checked, written and copied.
         connection.execute("PRAGMA page_size=8192").get  # noqa: B018
         connection.execute("PRAGMA auto_vacuum=INCREMENTAL").get  # noqa: B018
         deadline = time.monotonic() + _BUSY_MS / 1000
