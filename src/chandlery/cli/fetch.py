@@ -10,7 +10,7 @@ import typer
 from chandlery.cli import mirrors
 from chandlery.cli import options as opt
 from chandlery.cli.interrupt import run_until_interrupted
-from chandlery.cli.memory import keep_small
+from chandlery.cli.memory import importing, keep_small
 from chandlery.cli.output import Exit, Output
 from chandlery.cli.progress import RunProgress
 from chandlery.cli.runreport import (
@@ -149,24 +149,25 @@ def plan(
 
 def source_of(settings: Settings, *, exchange: str | None = None, signed: bool = False) -> Source:
     """The source that the settings name, or the same way to another exchange."""
-    from chandlery.sources import open_source
-
     exchange = exchange or settings.exchange
     if signed and not settings.api_key.get_secret_value():
         raise UsageError(
             "--signed sends a key, and EXCHANGE_API_KEY is not set",
             hint=f"set it and EXCHANGE_SECRET in the environment or in secrets/.env.{exchange}",
         )
-    return open_source(
-        exchange,
-        url=settings.exchange_url,
-        api_key=settings.api_key.get_secret_value(),
-        secret=settings.secret.get_secret_value(),
-        signed=signed,
-        state_dir=settings.state,
-        max_wait_seconds=settings.max_wait,
-        budget=settings.budget,
-    )
+    with importing():
+        from chandlery.sources import open_source
+
+        return open_source(
+            exchange,
+            url=settings.exchange_url,
+            api_key=settings.api_key.get_secret_value(),
+            secret=settings.secret.get_secret_value(),
+            signed=signed,
+            state_dir=settings.state,
+            max_wait_seconds=settings.max_wait,
+            budget=settings.budget,
+        )
 
 
 # -- the run ---------------------------------------------------------------------------------------------------------

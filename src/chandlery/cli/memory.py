@@ -7,6 +7,8 @@ import ctypes
 import gc
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # glibc's malloc.h
 #: What may stay unused of the heap, and what is taken from the system piece by piece, in bytes.
@@ -32,6 +34,19 @@ def keep_small() -> None:
         libc.mallopt(_M_ARENA_MAX, 2)
         libc.mallopt(_M_MMAP_THRESHOLD, _LARGE)
         libc.mallopt(_M_TRIM_THRESHOLD, _SPARE)
+
+
+@contextmanager
+def importing() -> Iterator[None]:
+    """Import here what stays as long as the process: the collector looks for circles neither meanwhile nor in it later."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        if was_on:
+            gc.enable()
 
 
 def end_quickly() -> None:
