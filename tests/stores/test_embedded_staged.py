@@ -109,6 +109,22 @@ def test_decimals_take_half(places: int) -> None:
     assert same(unpack(staged), block)
 
 
+@given(
+    st.lists(st.integers(0, 8) | st.just(255), min_size=5, max_size=5),
+    st.integers(0, 8),
+    st.integers(0, 2**32),
+)
+def test_a_guess_changes_no_candle(guess: list[int], places: int, seed: int) -> None:
+    """Whatever the block before was like, every bit comes back, and no column that fits into int32 takes more."""
+    dice = np.random.default_rng(seed)
+    values = dice.integers(-(2**31), 2**31, (5, 40)) / 10.0**places
+    values[:, 0] = -(2**31) / 10.0**places
+    block = Block(times_of(40, even=True, dice=dice), values)
+    staged = pack(block, bytes(guess))
+    assert same(unpack(staged), block)
+    assert len(staged.data) == 20 * 40 + 5
+
+
 @pytest.mark.parametrize("even", [True, False])
 @pytest.mark.parametrize("column", range(5))
 def test_an_odd_column_does_not_spoil_the_others(column: int, even: bool) -> None:

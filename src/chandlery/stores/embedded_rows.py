@@ -43,6 +43,7 @@ class SeriesRow:
         default_factory=RangeSet
     )  # where answers were let go of and candles may lie all the same
     small: dict[int, int] = field(default_factory=dict)  # staged rows of few candles, by partition
+    staged_end: bytes = b""  # of the block that this process staged last: the next one is mostly alike
 
 
 class PartitionRow(NamedTuple):

@@ -221,7 +221,9 @@ class Transaction:
     def _stage(self, row: SeriesRow, fresh: _Fresh) -> None:
         for part, block in row.parts.split(fresh.stage):
             self._id += 1
-            self._staged.append((self._id, row.id, part, *pack(block)))
+            staged_block = pack(block, row.staged_end)
+            row.staged_end = staged_block.end
+            self._staged.append((self._id, row.id, part, *staged_block))
             if len(block.times) < SMALL:
                 row.small[part] = row.small.get(part, 0) + 1
 
