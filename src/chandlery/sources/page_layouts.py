@@ -137,11 +137,11 @@ class Layouts:
         layout = self.known((market, carved.form), lambda: learnt(carved, parse_row))
         if layout is None:
             return None
-        found = carved.whole(layout.time)
+        found = carved.table(layout.time, layout.values)
         if found is None or found[1] != layout.digits:
             return None
-        times = found[0] if layout.digits == 13 else found[0] * TIMES[layout.digits]
-        return times, carved.numbers(layout.values)
+        times, digits, values = found
+        return times if TIMES[digits] == 1 else times * TIMES[digits], values
 
 
 def learnt(carved: Carved, parse_row: ParseRow) -> Layout | None:

@@ -38,6 +38,8 @@ _DOT = 46
 _EXACT = 1 << 53
 _TENS = np.array([10**n for n in range(20)], dtype=np.uint64)
 _TENS_F = np.array([10.0**n for n in range(20)])
+#: What is kept of a word's bytes to have the numbers of its last 0 to 8 digits.
+_DIGITS = np.array([(0x0F0F0F0F0F0F0F0F >> 8 * (8 - n)) << 8 * (8 - n) for n in range(9)], dtype=np.uint64)
 
 
 class Field(NamedTuple):
@@ -51,18 +53,18 @@ class Field(NamedTuple):
     quoted: bool
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Form:
-    """The form of a row: what is left of it without digits and points."""
+    """The form of a row: what is left of it without digits and points. There is one object of each in use."""
 
     text: bytes
     fields: tuple[Field, ...]
     is_array: bool
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class _Pattern:
-    """A form with the points of one row."""
+    """A form with the points of one row. As of a form, there is one object of each."""
 
     text: bytes
     digits: bytes  # 1 where digits follow the byte, 0 where the next byte follows
@@ -90,6 +92,38 @@ class Carved:
         """The first row."""
         close = b"]" if self.form.is_array else b"}"
         return self.text[len(_PAD) : self.text.index(close) + 1]
+
+    def table(self, whole: int, fields: Sequence[int]) -> tuple[Ints, int, NDArray[np.float64]] | None:
+        """What `whole` gives of one field, and `numbers` of the others; None where the first has none."""
+        spots = self._spots.of((whole, *fields))
+        counts = (
+            spots[1:] - spots[:-1] - 1
+        )  # of digits above the point, and below it; -1 below where there is none
+        digits = int(counts[0, 0, 0])
+        if digits > 16 or not (counts[0, 0] == digits).all() or not (counts[1, 0] == -1).all():
+            return None
+        most_above, most_below = int(counts[0, 1:].max(initial=0)), int(counts[1, 1:].max(initial=0))
+        if most_above > 8 or most_below > min(8, 15 - most_above):
+            found = self.whole(whole)
+            return None if found is None else (*found, self.numbers(fields))
+        # Every number is one word, or two: then the first field's upper digits lie where others have those below the point.
+        ends = spots[1:]
+        ends[1, 0] = ends[0, 0] - 8
+        counts[0, 0], counts[1, 0] = min(digits, 8), max(digits - 8, 0)
+        least_below = int(counts[1, 1:].min(initial=0))
+        if least_below < 0:
+            np.maximum(counts, 0, out=counts)
+        parts = _eight(self._words(), ends, counts)
+        low, mantissa, high, below = parts[0, 0], parts[0, 1:], parts[1, 0], parts[1, 1:]
+        if digits > 8:
+            low += high * _TENS[8]
+        places = counts[1, 1:] if least_below < most_below else most_below
+        if most_below:
+            mantissa *= _TENS[places]
+            mantissa += below
+        values = mantissa.astype(np.float64)
+        values /= _TENS_F[places]  # both exact, so it rounds as float() does
+        return low.view(np.int64), digits, values
 
     def whole(self, field: int) -> tuple[Ints, int] | None:
         """A column of whole numbers that all have the same number of digits, at most 16, and that number."""
@@ -145,18 +179,17 @@ class _Spots:
         self._pattern = pattern  # None: points are not at the same places in all rows
         self._separators = separators  # indices into `places` of what is no point
 
-    def of(self, fields: tuple[int, ...]) -> tuple[Ints, Ints, Ints]:
-        """(columns, rows) each: the index before, of the point (or after) and after these fields' numbers."""
+    def of(self, fields: tuple[int, ...]) -> Ints:
+        """(3, columns, rows): the index before, of the point (or after) and after these fields' numbers."""
         if self._pattern is not None:
             table = self._places.reshape(-1, len(self._pattern.text) + 1)
-            starts, points, ends = _columns(self._form, self._pattern, fields)
-            return table.T[starts], table.T[points], table.T[ends]
+            return table.T[_columns(self._form, self._pattern, fields)]
         assert self._separators is not None
         before = [self._form.fields[field].before for field in fields]
         indices = [index for index in before if index is not None]
         table = self._separators.reshape(-1, len(self._form.text) + 1).T
         first, last = table[indices], table[[index + 1 for index in indices]]
-        return self._places[first], self._places[first + 1], self._places[last]
+        return self._places[np.array((first, first + 1, last))]
 
 
 def carve(body: bytes) -> tuple[bytes, Carved, bytes] | None:
@@ -230,15 +263,13 @@ def _pattern_of(form: Form, dotted: bytes) -> _Pattern | None:
 
 
 @lru_cache(maxsize=256)
-def _columns(
-    form: Form, pattern: _Pattern, fields: tuple[int, ...]
-) -> tuple[list[int], list[int], list[int]]:
-    """For each field the bytes of the pattern before it, of its point (or after it) and after it."""
+def _columns(form: Form, pattern: _Pattern, fields: tuple[int, ...]) -> NDArray[np.intp]:
+    """(3, fields): the bytes of the pattern before each field, of its point (or after it) and after it."""
     places = [index for index, byte in enumerate(pattern.text) if byte != _DOT]
     before = [form.fields[field].before for field in fields]
     starts = [places[index] for index in before if index is not None]
     ends = [places[index + 1] for index in before if index is not None]
-    return starts, [start + 1 for start in starts], ends
+    return np.array((starts, [start + 1 for start in starts], ends))
 
 
 def _checked(text: bytes, form: Form, dotted: bytes) -> tuple[int, _Spots] | None:
@@ -290,7 +321,7 @@ def _between(places: Ints, separators: Ints, form: Form, rows: int) -> bool:
     return bool((((spots[1:] - spots[:-1]) > 1) == numbers).all() and (points <= numbers).all())
 
 
-_M1, _M2, _M3 = np.uint64(0x0F0F0F0F0F0F0F0F), np.uint64(0x00FF00FF00FF00FF), np.uint64(0x0000FFFF0000FFFF)
+_M2, _M3 = np.uint64(0x00FF00FF00FF00FF), np.uint64(0x0000FFFF0000FFFF)
 _T1, _T2, _T3 = np.uint64(10 * 256 + 1), np.uint64(100 * 65536 + 1), np.uint64(10_000 * (1 << 32) + 1)
 _S1, _S2, _S3 = np.uint64(8), np.uint64(16), np.uint64(32)
 
@@ -307,11 +338,7 @@ def _last_digits(words: Words, ends: Ints, count: Ints, most: int) -> Words:
 def _eight(words: Words, ends: Ints, count: Ints | int) -> Words:
     """The same for at most eight digits: they are read as one word, in which neighbours are added up three times."""
     found: Words = words[ends - 8]
-    found &= _M1
-    if np.min(count) < 8:
-        spare = np.asarray((8 - count) * 8).view(np.uint64)  # bits of what stands before the number
-        found >>= spare
-        found <<= spare
+    found &= _DIGITS[count]
     found *= _T1
     found >>= _S1
     found &= _M2
