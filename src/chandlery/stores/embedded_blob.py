@@ -129,7 +129,7 @@ def _decimal_places(values: NDArray[np.float64]) -> NDArray[np.uint8]:
     """How many decimal places give all numbers of a column back, for each of the columns (m, n); else _DOUBLES."""
     values = values[:, None, :]
     _, same = _tried(values, values.view(np.int64), _SCALES[:, None])
-    whole_column: NDArray[np.bool_] = same.all(axis=2)
+    whole_column: NDArray[np.bool_] = np.logical_and.reduce(same, axis=2)
     return np.where(whole_column.any(axis=1), whole_column.argmax(axis=1), _DOUBLES).astype(np.uint8)
 
 
