@@ -139,7 +139,7 @@ def _tried(
     """The numbers as whole ones, and which of them, divided by their scale, have the very same bits again."""
     scaled = values * scales
     whole = np.rint(scaled, out=scaled).astype(np.int32)
-    return whole, (whole / scales).view(np.int64) == bits
+    return whole, np.divide(whole, scales, out=scaled).view(np.int64) == bits
 
 
 def unpack(staged: Staged) -> Block | None:
