@@ -84,15 +84,17 @@ class Backfill:
             source, store, self.progress, settle=self.settle, recheck=recheck, repair=repair
         )
 
-    async def run(self, wants: Sequence[Want]) -> RunReport:
+    async def run(self, wants: Sequence[Want], *, now: int | None = None) -> RunReport:
         """Fetch and store what is missing of every want; a failure of one series is told in its report.
+
+        `now` is the exchange's time in epoch ms, for callers that have just asked for it; None: it is asked for here.
 
         Raises the first UsageError if not one of them can be started, and ExchangeError if not even the exchange's
         time could be had: then nothing was written.
         """
         began = time.monotonic()
         before = dataclasses.replace(self.source.traffic)
-        now = await self.source.now()
+        now = await self.source.now() if now is None else now
         jobs = await self._wanted.jobs(wants, now)
         door = Door(self.store)
         sound = [job for job in jobs if job.report.error is None]
@@ -129,9 +131,9 @@ class Backfill:
                 f" {self.settle / 1000:g} s after their end; wait longer with --settle, or learn how long with `chandlery probe {exchange}`",
             )
 
-    async def plan(self, wants: Sequence[Want]) -> PlanReport:
+    async def plan(self, wants: Sequence[Want], *, now: int | None = None) -> PlanReport:
         """What `run` would ask for, without asking for a single candle or writing anything."""
-        now = await self.source.now()
+        now = await self.source.now() if now is None else now
         plans: list[SeriesPlan] = []
         for job in await self._wanted.jobs(wants, now):
             ranges: list[PlannedRange] = []

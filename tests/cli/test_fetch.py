@@ -288,3 +288,13 @@ def test_range_without_a_slot_makes_nothing(run: Callable[..., Any], tmp_path: P
     assert "1h" in done.err
     assert "2024-05-25T00:10" in done.err
     assert not (tmp_path / "candles").exists()
+
+
+def test_the_time_is_asked_for_once(monkeypatch: pytest.MonkeyPatch, run: Callable[..., Any]) -> None:
+    """A fetch and a plan ask the exchange's time once each, for the times typed and for what is closed."""
+    with LocalExchange(ExchangeSettings(clock="2024-06-01T00:01Z,0")) as exchange:
+        monkeypatch.setenv("EXCHANGE_URL", exchange.url)
+        for number, command in enumerate(("fetch", "plan"), start=1):
+            done = run(command, "BTC/USDT", "-t", "1h", *WEEK)
+            assert done.code == 0, done.err
+            assert sum(record.path.endswith("/time") for record in exchange.requests) == number

@@ -135,7 +135,7 @@ def _fetch(out: Output, settings: Settings, store: Store) -> RunReport:
                 for symbol in SYMBOLS
                 for timeframe in TIMEFRAMES
             ]
-            return await backfill(settings, source, store, progress).run(wants)
+            return await backfill(settings, source, store, progress).run(wants, now=now)
 
     with RunProgress(out) as progress:
         return run_until_interrupted(out, run)

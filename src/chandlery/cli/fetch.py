@@ -189,9 +189,9 @@ async def _fetch(
                     source = await stack.enter_async_context(
                         source_of(settings, exchange=exchange, signed=signed)
                     )
-                    timed = await timed_wants(source, wants, wish)
+                    timed, now = await timed_wants(source, wants, wish)
                     run = backfill(settings, source, kept, progress, wait_lock=wait_lock)
-                    reports.append(await run.run(timed))
+                    reports.append(await run.run(timed, now=now))
                 except ExchangeError as error:
                     reports.append(nothing_begun([want.series for want in wants], error))
             report = together(reports)
@@ -199,7 +199,7 @@ async def _fetch(
             return report
         source = await stack.enter_async_context(source_of(settings, signed=signed))
         try:
-            wants = await wants_of(source, wish)
+            wants, now = await wants_of(source, wish)
         except ExchangeError as error:
             if isinstance(error, UsageError):
                 raise
@@ -212,7 +212,8 @@ async def _fetch(
         say_store(out, store)
         followers = await stack.enter_async_context(mirrors.followed(store, settings))
         try:
-            report = await backfill(settings, source, store, progress, wait_lock=wait_lock).run(wants)
+            run = backfill(settings, source, store, progress, wait_lock=wait_lock)
+            report = await run.run(wants, now=now)
         except ExchangeError as error:
             if isinstance(error, UsageError):
                 raise
@@ -228,7 +229,7 @@ async def _plan(out: Output, settings: Settings, wish: Wish, *, signed: bool) ->
     async with AsyncExitStack() as stack:
         source = await stack.enter_async_context(source_of(settings, signed=signed))
         try:
-            wants = await wants_of(source, wish)
+            wants, now = await wants_of(source, wish)
         except ExchangeError as error:
             if isinstance(error, UsageError):
                 raise
@@ -242,7 +243,7 @@ async def _plan(out: Output, settings: Settings, wish: Wish, *, signed: bool) ->
             store = stack.enter_context(open_store("memory:"))
         progress = RunProgress(out)
         try:
-            return await backfill(settings, source, store, progress).plan(wants)
+            return await backfill(settings, source, store, progress).plan(wants, now=now)
         except ExchangeError as error:
             if isinstance(error, UsageError):
                 raise

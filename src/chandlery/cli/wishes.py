@@ -36,8 +36,11 @@ def typed_timeframes(given: Sequence[str] | None) -> tuple[str, ...]:
     return tuple(dict.fromkeys(parse_timeframe(text).text for text in given or ()))
 
 
-async def wants_of(source: Source, wish: Wish) -> list[Want]:
-    """What the symbols, patterns, timeframes and times stand for. Raises UsageError if nothing of it can be started."""
+async def wants_of(source: Source, wish: Wish) -> tuple[list[Want], int]:
+    """What the symbols, patterns, timeframes and times stand for, and the exchange's time, epoch ms.
+
+    Raises UsageError if nothing of it can be started.
+    """
     from chandlery.backfill import Want
     from chandlery.candle import SeriesId
 
@@ -58,21 +61,21 @@ async def wants_of(source: Source, wish: Wish) -> list[Want]:
     return await timed_wants(source, wants, wish)
 
 
-async def timed_wants(source: Source, wants: Sequence[Want], wish: Wish) -> list[Want]:
-    """The wants with the times that were typed, read by the exchange's clock."""
+async def timed_wants(source: Source, wants: Sequence[Want], wish: Wish) -> tuple[list[Want], int]:
+    """The wants with the times that were typed, read by the exchange's clock, and what that says, epoch ms."""
     from chandlery.backfill import Want
 
-    since, until = await bounds(source, wish.since, wish.until)
-    return [Want(want.series, since, until) for want in wants]
+    now = await source.now()
+    since, until = bounds(wish.since, wish.until, now=now)
+    return [Want(want.series, since, until) for want in wants], now
 
 
-async def bounds(
-    source: Source, since: str | None, until: str | None
+def bounds(
+    since: str | None, until: str | None, *, now: int
 ) -> tuple[int | Literal["listing"] | None, int | None]:
     """--since and --until in epoch ms by the exchange's clock. Raises UsageError where the range is empty."""
     from chandlery.when import LISTING, iso, parse_when
 
-    now = await source.now()
     end = None if until is None else parse_when(until, now=now)
     if since is None:
         return None, end
