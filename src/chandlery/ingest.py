@@ -191,12 +191,14 @@ def _guard(page: CandlePage) -> None:
         raise ValueError(f"a page of {page.series} has the columns {dict(frame.schema)}, not {dict(SCHEMA)}")
     if frame.height == 0:
         return
-    if any(column.null_count() for column in frame.get_columns()):
-        raise ValueError(f"a page of {page.series} has empty fields")
     opens, values = arrays_of(frame)
+    if not np.isfinite(values).all():  # what is empty is no number either
+        empty = any(column.null_count() for column in frame.get_columns())
+        why = "has empty fields" if empty else "holds values that are not finite numbers"
+        raise ValueError(f"a page of {page.series} {why}")
+    if frame["time"].null_count():
+        raise ValueError(f"a page of {page.series} has empty fields")
     if frame.height > 1 and not (opens[1:] > opens[:-1]).all():
         raise ValueError(f"a page of {page.series} is not in strictly ascending order of time")
     if opens[0] < page.answered.since or opens[-1] >= page.answered.until:
         raise ValueError(f"a page of {page.series} holds candles outside {page.answered}")
-    if not np.isfinite(values).all():
-        raise ValueError(f"a page of {page.series} holds values that are not finite numbers")
