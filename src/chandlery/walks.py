@@ -8,7 +8,7 @@ from chandlery.timeframe import Timeframe
 from chandlery.timerange import TimeRange
 
 #: Walks under way at once over all series: as many as there may be requests in flight to one host.
-WALKS = 32
+WALKS = 48
 #: Pages that a part of a range has at least: the last ones end together, and a part may cost a look at where it begins.
 PAGES_A_WALK = 8
 

@@ -22,8 +22,8 @@ from chandlery.when import iso
 
 log = logging.getLogger("chandlery.sources.pacing")
 
-#: Requests under way to one host at most: 100 a second at a third of a second each.
-IN_FLIGHT = 32
+#: Requests under way to one host at most: 100 a second at half a second each.
+IN_FLIGHT = 48
 #: How soon to try again where another process does not let go of the budget's file.
 _LOCKED_MS = 50.0
 #: A wait after a refusal without a time is doubled with each further one, up to this.
