@@ -1,4 +1,4 @@
-"""Exports: exact digits, whole files, many series, and memory that does not grow."""
+"""The content of exports: exact digits, names that harm nobody, many series and timeframes."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ import io
 import json
 import random
 import struct
-import subprocess
-import sys
 from pathlib import Path
 
 import polars as pl
@@ -18,17 +16,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import chandlery.export
-from chandlery.candle import SCHEMA, VALUES, CandlePage, SeriesId
-from chandlery.errors import NoSuchSeries, StoreFull, UsageError
-from chandlery.export import digest, export_file, export_series, format_of
-from chandlery.stores.base import Ask, Page, Store
+from chandlery.candle import SCHEMA, VALUES, SeriesId
+from chandlery.export import digest, export_file
 from chandlery.stores.memory import MemoryStore
-from chandlery.timerange import TimeRange
 
-START = 1_704_067_200_000  # 2024-01-01
-HOUR = 3_600_000
-BTC = SeriesId("binance", "BTC/USDT", "1h")
-ETH = SeriesId("binance", "ETH/USDT", "4h")
+from .exporting import BTC, ETH, HOUR, START, exported, keep, plain_store
+
 # The values a float writer gets wrong first: shortest digits, exponents, the ends of the range, a signed zero.
 EXTREMES = (
     1e-8,
@@ -44,46 +37,6 @@ EXTREMES = (
     1e-5,
     2.0**53,
 )
-
-
-def keep(store: Store, series: SeriesId, rows: dict[int, tuple[float, ...]]) -> None:
-    """Store rows (slot after START -> open, high, low, close, volume)."""
-    frame = series.frame
-    candles = pl.DataFrame(
-        {
-            "time": pl.Series([frame.add(START, s) for s in sorted(rows)], dtype=pl.Int64).cast(
-                SCHEMA["time"]
-            ),
-            **{
-                name: pl.Series([rows[s][n] for s in sorted(rows)], dtype=pl.Float64)
-                for n, name in enumerate(VALUES)
-            },
-        }
-    )
-    span = TimeRange(START, frame.add(START, max(rows, default=0) + 1))
-    store.write(
-        [Ask(series, span, span.until, 0), Page(CandlePage(series, span, candles, "test", span.until))]
-    )
-
-
-def plain_store(*series: SeriesId) -> MemoryStore:
-    """A store with three candles and a hole in each of the series."""
-    store = MemoryStore()
-    for number, one in enumerate(series):
-        keep(store, one, {s: (100.5 + s + number, 103.0, 99.0, 101.0, 7.25) for s in (0, 1, 3)})
-    return store
-
-
-def exported(store: Store, series: list[SeriesId], fmt: str = "csv", **bounds: object) -> bytes:
-    """What an export writes."""
-    out = io.BytesIO()
-    export_series(store, series, out, fmt, **bounds)  # type: ignore[arg-type]
-    return out.getvalue()
-
-
-def names_in(folder: Path) -> list[str]:
-    """The names of what a folder holds, sorted."""
-    return sorted(path.name for path in folder.iterdir())
 
 
 def bits(value: float) -> bytes:
@@ -292,178 +245,3 @@ def test_the_digest_is_that_of_the_csv() -> None:
     assert digest(store, BTC) == hashlib.sha256(exported(store, [BTC])).hexdigest()
     assert digest(store) == hashlib.sha256(exported(store, [BTC, ETH])).hexdigest()
     assert digest(store) != digest(plain_store(BTC, SeriesId("binance", "ETH/USDT", "2h")))
-
-
-@pytest.mark.parametrize(
-    ("path", "asked", "expected"),
-    [
-        (None, None, "csv"),
-        ("x.csv", None, "csv"),
-        ("x.PARQUET", None, "parquet"),
-        ("x.jsonl", None, "jsonl"),
-        ("x.ndjson", "jsonl", "jsonl"),
-        ("x", None, "csv"),
-        ("x.dat", "parquet", "parquet"),
-    ],
-)
-def test_the_format_comes_from_the_ending(path: str | None, asked: str | None, expected: str) -> None:
-    """Without --format the file's ending says it; an ending that says nothing needs --format."""
-    assert format_of(None if path is None else Path(path), asked) == expected
-
-
-@pytest.mark.parametrize(
-    ("path", "asked", "named"),
-    [
-        ("x.csv", "parquet", "x.csv"),
-        ("x.jsonl", "csv", "x.jsonl"),
-        ("x.xlsx", None, "x.xlsx"),
-        (None, "feather", "feather"),
-    ],
-)
-def test_a_format_that_cannot_be_is_refused(path: str | None, asked: str | None, named: str) -> None:
-    """A contradiction, an unknown ending and an unknown format are usage errors that name it."""
-    with pytest.raises(UsageError, match=named) as caught:
-        format_of(None if path is None else Path(path), asked)
-
-    assert caught.value.hint
-
-
-def test_a_file_is_replaced_only_by_a_whole_one(tmp_path: Path) -> None:
-    """A failing export leaves the file that was there, with its content, and nothing beside it."""
-    target = tmp_path / "x.csv"
-    target.write_text("before")
-    store = plain_store(BTC)
-
-    with pytest.raises(NoSuchSeries):
-        export_file(store, [BTC, ETH], target)
-    assert target.read_text() == "before"
-
-    with pytest.raises(RuntimeError, match="halfway"), chandlery.export.whole_file(target) as out:
-        raise RuntimeError(f"halfway after {out.write(b'half')} bytes")
-    assert target.read_text() == "before"
-    assert names_in(tmp_path) == ["x.csv"]
-
-    assert export_file(store, [BTC], target) == 3
-    assert target.read_bytes() == exported(store, [BTC])
-    assert names_in(tmp_path) == ["x.csv"]
-
-
-def test_a_link_and_its_rights_stay(tmp_path: Path) -> None:
-    """An export to a symbolic link replaces what it points to and keeps that file's rights."""
-    real = tmp_path / "real.csv"
-    real.write_text("before")
-    real.chmod(0o640)
-    link = tmp_path / "link.csv"
-    link.symlink_to(real)
-
-    export_file(plain_store(BTC), [BTC], link)
-
-    assert link.is_symlink()
-    assert real.read_text().startswith("timestamp,")
-    assert real.stat().st_mode & 0o777 == 0o640
-
-
-@pytest.mark.parametrize(
-    ("name", "named"), [("no/such/x.csv", "no such folder"), (".", "a folder, not a file")]
-)
-def test_a_target_that_cannot_be_is_refused(tmp_path: Path, name: str, named: str) -> None:
-    """A missing folder and a folder as target are usage errors; nothing is made."""
-    with pytest.raises(UsageError, match=named):
-        export_file(plain_store(BTC), [BTC], tmp_path / name, "csv")
-
-    assert names_in(tmp_path) == []
-
-
-LIMITED = """
-import resource, sys
-from pathlib import Path
-sys.path.insert(0, {here!r})
-import test_export as t
-store = t.MemoryStore()
-t.keep(store, t.BTC, {{n: (n + 0.123456, 1e9 / (n + 1), 0.1, n / 7, n * 1.1) for n in range(20_000)}})
-resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
-try:
-    t.export_file(store, [t.BTC], Path({target!r}))
-except t.StoreFull as error:
-    print("full:", error)
-"""
-
-
-@pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])
-def test_no_room_leaves_nothing(tmp_path: Path, ending: str) -> None:
-    """Where the file cannot grow the export raises StoreFull, the old file stays and no part of a new one is left."""
-    target = tmp_path / f"x.{ending}"
-    target.write_text("before")
-    script = LIMITED.format(here=str(Path(__file__).parent), target=str(target))
-
-    done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False
-    )
-
-    assert f"full: no space left for {target}" in done.stdout, done.stderr
-    assert names_in(tmp_path) == [target.name]
-    assert target.read_text() == "before"
-
-
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
-@pytest.mark.parametrize("fmt", ["csv", "jsonl", "parquet"])
-def test_a_full_device_is_a_full_store(fmt: str) -> None:
-    """Writing to a device without room raises StoreFull, and the device is still there."""
-    with pytest.raises(StoreFull, match="/dev/full"):
-        export_file(plain_store(BTC), [BTC], "/dev/full", fmt)  # type: ignore[arg-type]
-
-    assert Path("/dev/full").is_char_device()
-
-
-GENERATED = """
-import numpy as np, polars as pl
-from pathlib import Path
-from chandlery.candle import SCHEMA, SeriesId
-from chandlery.export import export_file
-from chandlery.stores.memory import MemoryStore
-from chandlery.stores.base import Ask, Page
-from chandlery.candle import CandlePage
-from chandlery.timerange import TimeRange
-
-class Endless(MemoryStore):
-    '''A memory store whose candles are worked out when they are read, so that it holds none itself.'''
-    def candles(self, series, span=None):
-        opens = series.frame.opens(span.since, span.until)
-        price = np.round(np.random.default_rng(span.since).random(len(opens)) * 1e5, 2)
-        return pl.DataFrame({{"time": pl.Series(opens).cast(SCHEMA["time"]), **{{n: price for n in SCHEMA.names()[1:]}}}})
-
-rows = {rows}
-series = SeriesId("binance", "BTC/USDT", "1m")
-store, span = Endless(), TimeRange(0, rows * 60_000)
-page = CandlePage(series, span, Endless().candles(series, TimeRange(0, 0)), "test", span.until)
-store.write([Ask(series, span, span.until, 0), Page(page)])
-written = export_file(store, [series], Path({target!r}))
-# Not ru_maxrss: over fork and exec it keeps the peak of the process that started this one.
-peak = next(line for line in open("/proc/self/status") if line.startswith("VmHWM"))
-print(written, int(peak.split()[1]) // 1024)
-"""
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells the peak memory of a program")
-@pytest.mark.parametrize("ending", ["csv", "parquet"])
-def test_memory_does_not_grow_with_the_history(tmp_path: Path, proven_count, ending: str) -> None:  # type: ignore[no-untyped-def]
-    """Exporting ten million candles (a tenth of that outside `make prove`) peaks below 300 MB."""
-    rows = proven_count(10_000_000)
-    target = tmp_path / f"x.{ending}"
-    script = GENERATED.format(rows=rows, target=str(target))
-
-    done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, timeout=200, check=False
-    )
-
-    assert done.returncode == 0, done.stderr
-    written, peak = map(int, done.stdout.split())
-    assert written == rows
-    assert peak < 300
-    if ending == "parquet":
-        assert (
-            pl.scan_parquet(target)
-            .select(pl.col("time").diff().min() == pl.duration(minutes=1))
-            .collect()
-            .item()
-        )

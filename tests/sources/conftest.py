@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from email.utils import formatdate
@@ -17,11 +17,15 @@ from aiohttp import web
 
 from chandlery.candle import CandlePage, Rejected, SeriesId, no_candles
 from chandlery.errors import DataPipelineError
+from chandlery.exchange import ExchangeSettings, LocalExchange
+from chandlery.exchange.shapes import SHAPES
 from chandlery.ledger import Fact
 from chandlery.sources import open_source
 from chandlery.sources.base import Source
 from chandlery.timeframe import parse_timeframe
 from chandlery.timerange import RangeSet, TimeRange
+
+from .profiles import SetClock
 
 MINUTE = 60_000
 NOW = 1_717_200_030_000  # 2024-06-01T00:00:30Z
@@ -247,3 +251,26 @@ def walk() -> Callable[..., Awaitable[Walked]]:
 def make_klines() -> Callable[[int, int], list[Row]]:
     """Make minute rows: (since, count)."""
     return klines
+
+
+@pytest.fixture(scope="module")
+def playing() -> Iterator[tuple[LocalExchange, SetClock]]:
+    """One server that plays every exchange."""
+    clock = SetClock()
+    with LocalExchange(ExchangeSettings(exchange=tuple(SHAPES), weight_limit=0), clock=clock) as exchange:
+        yield exchange, clock
+
+
+@pytest.fixture
+def server(playing: tuple[LocalExchange, SetClock]) -> LocalExchange:
+    """That server at NOW, without a past."""
+    exchange, clock = playing
+    clock.now = SetClock.now
+    exchange.forget_requests()
+    return exchange
+
+
+@pytest.fixture
+def source(server: LocalExchange, opened: Callable[..., Source]) -> Callable[..., Source]:
+    """Open the source of one of the exchanges."""
+    return lambda name, **options: opened(server.url_of(name), name, **options)

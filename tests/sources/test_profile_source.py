@@ -1,11 +1,9 @@
-"""What a profile changes in how an exchange is asked: pages by age, depth, units, settling, and what is told of it all."""
+"""What a profile changes in how an exchange is asked: pages by age, depth, units and settling."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,54 +11,17 @@ import pytest
 
 from chandlery.candle import SeriesId
 from chandlery.errors import UnknownSymbol
-from chandlery.exchange import ExchangeSettings, LocalExchange
+from chandlery.exchange import LocalExchange
 from chandlery.exchange.shapes import SHAPES
 from chandlery.ledger import State
 from chandlery.sources.base import Market, Source
 from chandlery.sources.manners import Manners, in_base
-from chandlery.sources.observed import Observed
 from chandlery.sources.profile import LINEAR, SPOT, Habits, Profile
-from chandlery.sources.profile_book import ProfileBook, shipped
+from chandlery.sources.profile_book import ProfileBook
 from chandlery.timeframe import DAY, HOUR, MINUTE
 from chandlery.timerange import TimeRange
 
-NOW = 1_717_200_030_000  # 2024-06-01T00:00:30Z
-CURRENT = NOW - NOW % MINUTE
-BTC = "BTC/USDT"
-SWAP = "BTC/USDT:USDT"
-HAS_SWAPS = ("binance", "binanceusdm", "bybit", "okx", "kucoin", "mexc", "bitget", "gate")
-
-
-class _Clock:
-    """The time of the exchange and of the source, which tests move."""
-
-    now = NOW
-
-    def now_ms(self) -> int:
-        return self.now
-
-
-@pytest.fixture(scope="module")
-def playing() -> Iterator[tuple[LocalExchange, _Clock]]:
-    """One server that plays every exchange."""
-    clock = _Clock()
-    with LocalExchange(ExchangeSettings(exchange=tuple(SHAPES), weight_limit=0), clock=clock) as exchange:
-        yield exchange, clock
-
-
-@pytest.fixture
-def server(playing: tuple[LocalExchange, _Clock]) -> LocalExchange:
-    """That server at NOW, without a past."""
-    exchange, clock = playing
-    clock.now = NOW
-    exchange.forget_requests()
-    return exchange
-
-
-@pytest.fixture
-def source(server: LocalExchange, opened: Callable[..., Source]) -> Callable[..., Source]:
-    """Open the source of one of the exchanges."""
-    return lambda name, **options: opened(server.url_of(name), name, **options)
+from .profiles import BTC, CURRENT, HAS_SWAPS, NOW, SWAP, SetClock, learn
 
 
 def _candle_asks(server: LocalExchange) -> list[dict[str, str]]:
@@ -70,14 +31,6 @@ def _candle_asks(server: LocalExchange) -> list[dict[str, str]]:
         for one in server.requests
         if any(part in one.path.rsplit("/", 2)[-1] or part in one.path.rsplit("/", 2)[-2] for part in parts)
     ]
-
-
-def _learn(tmp_path: Path, exchange: str, market: str = SPOT, **habits: Any) -> None:
-    """Keep a learnt profile: the shipped one with some habits changed."""
-    known = shipped(exchange)
-    assert known is not None
-    changed = {**known.markets, market: replace(known.markets[market], **habits)}
-    ProfileBook(tmp_path / "state").save(replace(known, markets=changed, origin="probed"))
 
 
 # -- pages -----------------------------------------------------------------------------------------------------------
@@ -127,7 +80,7 @@ def test_a_learnt_page_takes_the_place_of_the_shipped_one(
     server: LocalExchange, source: Callable[..., Source], walk: Any, tmp_path: Path
 ) -> None:
     """With a profile in the state folder that says 200 candles, 200 are asked for."""
-    _learn(tmp_path, "bybit", page=200)
+    learn(tmp_path, "bybit", page=200)
 
     async def run() -> None:
         async with source("bybit") as bybit:
@@ -143,7 +96,7 @@ def test_a_learnt_page_takes_the_place_of_the_shipped_one(
 def test_a_candle_settles_when_the_profile_says(source: Callable[..., Source], tmp_path: Path) -> None:
     """Ten seconds unless the profile knows the finality delay, and what the caller says goes before both."""
     assert source("okx").settle_seconds == 10
-    _learn(tmp_path, "okx", LINEAR, finality=42.5)
+    learn(tmp_path, "okx", LINEAR, finality=42.5)
     assert source("okx").settle_seconds == 42.5
     assert source("okx", settle_seconds=3.0).settle_seconds == 3
 
@@ -184,7 +137,7 @@ def test_a_learnt_unit_does_not_take_the_place_of_a_shipped_one(
     name: str, learnt: str, server: LocalExchange, source: Callable[..., Source], walk: Any, tmp_path: Path
 ) -> None:
     """Whatever a probe took the volumes of swaps for, they are those of the market where the shipped profile knows the unit."""
-    _learn(tmp_path, name, LINEAR, volume=learnt)
+    learn(tmp_path, name, LINEAR, volume=learnt)
     span = TimeRange(CURRENT - 300 * MINUTE, CURRENT)
 
     async def run() -> Any:
@@ -246,7 +199,7 @@ def test_what_is_too_old_costs_no_request(
 @pytest.mark.parametrize("name", ["kraken", "gate"])
 def test_a_boundary_that_moves_under_way_loses_nothing(
     name: str,
-    playing: tuple[LocalExchange, _Clock],
+    playing: tuple[LocalExchange, SetClock],
     server: LocalExchange,
     source: Callable[..., Source],
     walk: Any,
@@ -309,104 +262,13 @@ def test_a_depth_in_rows_is_no_moment_where_quiet_times_have_none(
     tmp_path: Path, source: Callable[..., Source]
 ) -> None:
     """Where times without a trade have no row, so many rows reach further back than so many candles: nothing is sure."""
-    _learn(tmp_path, "coinbase", depth={"*": 500})
+    learn(tmp_path, "coinbase", depth={"*": 500})
 
     async def run() -> int | None:
         async with source("coinbase") as coinbase:
             return await coinbase.reach(SeriesId("coinbase", BTC, "1m"), NOW)
 
     assert asyncio.run(run()) is None
-
-
-# -- compared on every run -------------------------------------------------------------------------------------------
-
-
-async def _walk_a_day(
-    source: Callable[..., Source], walk: Any, name: str, symbol: str = BTC, days: int = 4
-) -> None:
-    async with source(name) as one:
-        span = TimeRange(CURRENT - days * DAY, CURRENT - HOUR)
-        walked = await walk(one, SeriesId(name, symbol, "1m"), span, settle=0)
-        assert walked.error is None
-        assert not walked.left(span)
-
-
-@pytest.mark.parametrize("name", sorted(SHAPES))
-def test_nothing_is_told_where_the_profile_holds(
-    name: str, source: Callable[..., Source], walk: Any, caplog: pytest.LogCaptureFixture
-) -> None:
-    """A run over busy, quiet and young markets, short and long timeframes, shows nothing that the shipped profile does not say."""
-    symbols = [BTC, "ETH/USDT", "LTC/USDT", "ZEC/BNB", "IO/USDT"]
-    if name == "binanceusdm":
-        symbols = [SWAP, "ETH/USDT:USDT", "SOL/USDT:USDT", "IO/USDT:USDT"]
-    elif name in HAS_SWAPS:
-        symbols += [SWAP, "IO/USDT:USDT"]
-
-    async def run() -> None:
-        async with source(name) as one:
-            for symbol in symbols:
-                for timeframe, length in (("1m", 2 * DAY), ("1h", 90 * DAY), ("1d", 900 * DAY)):
-                    span = TimeRange(CURRENT - length, CURRENT - HOUR)
-                    walked = await walk(one, SeriesId(name, symbol, timeframe), span, settle=0)
-                    assert walked.error is None
-
-    with caplog.at_level(logging.WARNING):
-        asyncio.run(run())
-    assert [record.getMessage() for record in caplog.records if "profile" in record.getMessage()] == []
-
-
-@pytest.mark.parametrize(
-    ("name", "habits", "says", "shows"),
-    [
-        ("bybit", {"page": 1500}, "page = 1500", "1000 candles at most"),
-        ("mexc", {"page": 1000}, "page = 1000", "500 candles at most"),
-        ("okx", {"order": "ascending"}, "order = ascending", "descending rows"),
-        ("binance", {"order": "descending"}, "order = descending", "ascending rows"),
-        ("gate", {"begin": "exclusive"}, "begin = exclusive", "the candle at the beginning given"),
-        ("kraken", {"depth": {"*": 300}}, "depth = {'*': 300}", "candles as old as"),
-        ("kraken", {"depth": {"*": 5000}}, "depth = {'*': 5000}", "nothing older than 2024-05-31T12:01:00Z"),
-        ("kraken", {"depth": {}}, "depth = all", "nothing older than 2024-05-31T12:01:00Z"),
-        ("coinbase", {"empty": "flat"}, "empty = flat", "holes and not one candle of volume 0"),
-        ("bitget", {"empty": "omitted"}, "empty = omitted", "candles of volume 0 and no hole"),
-    ],
-)
-def test_a_difference_is_told_with_its_mend(
-    name: str,
-    habits: dict[str, Any],
-    says: str,
-    shows: str,
-    source: Callable[..., Source],
-    walk: Any,
-    tmp_path: Path,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    """A profile that is wrong in one habit costs one warning with the exchange, the habit, both values and the command."""
-    _learn(tmp_path, name, **habits)
-    symbol = "ZEC/BNB" if "empty" in habits else BTC
-    if "depth" in habits:
-        symbol = BTC
-    with caplog.at_level(logging.WARNING):
-        asyncio.run(_walk_a_day(source, walk, name, symbol))
-    told = [record.getMessage() for record in caplog.records if "profile says" in record.getMessage()]
-    assert len(told) == 1, told
-    for part in (name, says, shows, f"chandlery probe {name}"):
-        assert part in told[0]
-
-
-def test_a_depth_that_proves_wrong_loses_nothing(
-    server: LocalExchange, source: Callable[..., Source], walk: Any, tmp_path: Path
-) -> None:
-    """Where a profile says 300 candles and older ones come, all of them are fetched, and none is called out of reach."""
-    _learn(tmp_path, "kraken", depth={"*": 300})
-    span = TimeRange(CURRENT - 10 * HOUR, CURRENT)
-
-    async def run() -> Any:
-        async with source("kraken") as kraken:
-            return await walk(kraken, SeriesId("kraken", BTC, "1m"), span, settle=0)
-
-    walked = asyncio.run(run())
-    assert (walked.error, walked.facts) == (None, [])
-    assert walked.candles.equals(server.truth(BTC, "1m", span.since, span.until, exchange="kraken"))
 
 
 # -- symbols that are none -------------------------------------------------------------------------------------------
@@ -445,60 +307,3 @@ def test_without_a_profile_ccxt_gives_the_first_guess(tmp_path: Path, opened: Ca
     swap = Market("BTC/USD:USD", "swap", True, "BTC", "USD", family=LINEAR)
     assert manners.volumes(SeriesId("bitstamp", swap.symbol, "1m"), swap).unit == "unknown"
     asyncio.run(source.close())
-
-
-def test_what_a_fault_shows_once_is_not_told() -> None:
-    """Order, page and beginning of single answers, and what others contradict, are no difference; what all show is one."""
-    import polars as pl
-
-    habits = Habits(page=500, begin="inclusive", order="ascending", empty="flat")
-    frame = SeriesId("x", BTC, "1m").frame
-    since = CURRENT - 2 * DAY
-
-    def rows(first: int, count: int, *, descending: bool = False) -> pl.DataFrame:
-        times = [first + n * MINUTE for n in range(count)]
-        data = {"time": times[::-1] if descending else times, "volume": [1.0] * count}
-        return pl.DataFrame(data).with_columns(pl.col("time").cast(pl.Datetime("ms", "UTC")))
-
-    def saw(seen: Observed, answer: pl.DataFrame, start: int = since) -> None:
-        seen.saw(SPOT, habits, frame, answer, since=start, limit=500, now=NOW)
-
-    seen = Observed("x")
-    for n in range(20):
-        start = since + n * 500 * MINUTE // 10
-        saw(seen, rows(start, 500), start)
-    saw(seen, rows(since, 200))  # cut once, and once more with another length
-    saw(seen, rows(since, 100))
-    saw(seen, rows(since, 500, descending=True))
-    saw(seen, rows(since + MINUTE, 500))
-    assert seen.differences() == []
-
-    seen = Observed("x")
-    for _ in range(9):  # nothing is known to have been before the first candle of all
-        saw(seen, rows(since + MINUTE, 500))
-    assert seen.differences() == []
-
-    seen = Observed("x")
-    for n in range(4):  # what the first of them leaves out may not be there at all
-        start = since + n * 200 * MINUTE
-        saw(seen, rows(start + MINUTE, 200, descending=True), start)
-    assert [difference.habit for difference in seen.differences()] == ["order", "begin"]
-    seen = Observed("x")
-    for n in range(3):
-        start = since + n * 200 * MINUTE
-        saw(seen, rows(start, 200), start)
-    assert [(d.habit, d.profile, d.seen) for d in seen.differences()] == [
-        ("page", "500", "200 candles at most, 3 times")
-    ]
-    seen.tell()
-    assert seen.differences() == []
-
-
-def test_every_answer_that_is_no_full_page_is_looked_at_and_few_of_a_long_walk() -> None:
-    """Of thousands of full pages every sixteenth is looked at after the first thirty, of each series by itself."""
-    seen = Observed("x")
-
-    assert sum(seen.wants(BTC, "1m", 1000, 1000) for _ in range(30 + 16 * 100)) == 130
-    assert all(seen.wants(BTC, "1m", 999, 1000) for _ in range(100))
-    assert all(seen.wants(BTC, "1h", 1000, 1000) for _ in range(30))
-    assert all(seen.wants("ETH/USDT", "1m", 1000, 1000) for _ in range(30))
