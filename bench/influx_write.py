@@ -2,7 +2,7 @@
 
 Parts: `memory`, `encoder`, `rate`, `original`; and by name only `whole_store`, the whole way of a store with its ledger.
 The server is the one that `tools/influxd/install --find` finds, or INFLUXD; it runs on a loopback port with a new data
-folder in the current one, and shares this machine's cores with what is measured. Needs `influxdb-client`
+folder in the current one, and shares this computer's cores with what is measured. Needs `influxdb-client`
 (`chandlery[original]`) to measure against.
 """
 
@@ -291,7 +291,7 @@ def main() -> None:
     finally:
         shutil.rmtree(place)
         print(
-            f"other work on this machine makes the last two worse: load {os.getloadavg()[0]:.1f} in the last minute"
+            f"other work on this computer makes the last two worse: load {os.getloadavg()[0]:.1f} in the last minute"
         )
 
 

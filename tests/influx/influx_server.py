@@ -36,7 +36,7 @@ PORTS = range(12_000, 32_000)
 START_SECONDS = 60.0
 STOP_SECONDS = 60.0
 
-# No proxy: the server is on this machine.
+# No proxy: the server is on this host.
 _OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 

@@ -51,7 +51,7 @@ def failure(findings: list[Finding]) -> Finding:
 
 
 def now_ms() -> int:
-    """This machine's clock, which is the server's too."""
+    """This host's clock, which is the server's too."""
     return time.time_ns() // 1_000_000
 
 

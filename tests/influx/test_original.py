@@ -31,7 +31,7 @@ runpy.run_path(sys.argv[1], run_name="__main__")
 
 @pytest.fixture(scope="module")
 def exchange() -> Iterator[LocalExchange]:
-    """A local exchange with the time of this machine, for the original asks from its own now."""
+    """A local exchange with the time of this host, for the original asks from its own now."""
     with LocalExchange(ExchangeSettings()) as running:
         yield running
 

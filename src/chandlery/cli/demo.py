@@ -78,7 +78,7 @@ def demo(
         tempfile.TemporaryDirectory(prefix="chandlery-demo-") as state,
     ):
         out.say(f"A local exchange is listening on {exchange.url}; its clock stands at {CLOCK}.")
-        # Settings of this machine stay out: no other exchange, no key, no other store.
+        # Settings of this computer stay out: no other exchange, no key, no other store.
         settings = Settings(exchange="binance", exchange_url=exchange.url, state=Path(state))
         with open_store(store or f"{FOLDER}/candles", create=True) as kept:
             _refuse_real_candles(kept, exchange.now_ms())

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 if sys.byteorder != "little":  # pragma: no cover
-    raise ImportError("the embedded store keeps little-endian numbers and was not written for this machine")
+    raise ImportError("the embedded store keeps little-endian numbers and was not written for this computer")
 
 
 _FEW = 1000  # rows

@@ -269,7 +269,7 @@ def failed(place: InfluxPlace, answer: Answer) -> DatabaseError:
 
 
 def packed(place: InfluxPlace, body: bytes) -> tuple[bytes, dict[str, str]]:
-    """The body as it should travel, and the header that says so: compressed unless the server is on this machine."""
+    """The body as it should travel, and the header that says so: compressed unless the server is on this host."""
     if place.is_loopback:
         return body, {}
     return gzip.compress(body, 1), {"Content-Encoding": "gzip"}

@@ -45,7 +45,7 @@ class InfluxPlace:
 
     @property
     def is_loopback(self) -> bool:
-        """Whether the server is on this machine, where compressing costs more than it saves."""
+        """Whether the server is on this host, where compressing costs more than it saves."""
         return urlsplit(self.server).hostname in ("localhost", "127.0.0.1", "::1")
 
 
