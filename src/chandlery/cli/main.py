@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import typer
+try:
+    import typer
 
-import chandlery
-from chandlery.cli import check, demo, exchange, fetch, influx, manage, probe, read, stores
-from chandlery.cli.ccxt_on_demand import on_demand
-from chandlery.cli.memory import end_quickly
-from chandlery.cli.options import example
-from chandlery.cli.output import Group, Output
+    import chandlery
+    from chandlery.cli import check, demo, exchange, fetch, influx, manage, probe, read, stores
+    from chandlery.cli.ccxt_on_demand import on_demand
+    from chandlery.cli.memory import end_quickly
+    from chandlery.cli.options import example
+    from chandlery.cli.output import Exit, Group, Output
+except KeyboardInterrupt:  # in the first tenth of a second, before anything is there to say so
+    raise SystemExit(130) from None
 
 
 def _show_version(wanted: bool) -> None:
@@ -62,8 +65,10 @@ app = make_app()
 
 def main() -> None:
     """Run the command line."""
-    on_demand()
     try:
+        on_demand()
         app()
+    except KeyboardInterrupt:  # while the commands are put together; once one runs, it says so itself
+        raise SystemExit(Exit.INTERRUPTED) from None
     finally:
         end_quickly()
