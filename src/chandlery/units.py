@@ -75,8 +75,7 @@ def carry(source: Store, target: Store, series: SeriesId, *, exact: bool) -> Non
         raise VolumeUnitChanged(
             f"{series} has volumes in {_words(mine, series)} in {target.url}, and in {_words(theirs, series)} in"
             f" {source.url}: nothing was copied",
-            hint="copy it into another store, or take it out there first:"
-            f" {_removal(series)} --store {shlex.quote(target.url)}",
+            hint=f"copy it into another store, or take it out there first: {_removal(series, target)}",
         )
     if told != mine:
         note(target, series, told)
@@ -99,7 +98,7 @@ class Units:
         kept = await self._aside(noted, self.store, series)
         if kept is None or kept.fits(volumes) or not await self._has_candles(series):
             return None
-        return _changed(series, kept, volumes)
+        return _changed(series, kept, volumes, self.store)
 
     async def agree(
         self, report: SeriesReport, volumes: Volumes, *, known: bool, now: int, settle: int
@@ -123,7 +122,7 @@ class Units:
             await asyncio.to_thread(note, self.store, series, told)  # it may wait for a commit
         report.volume_unit = told.unit
         if not told.fits(volumes):
-            raise _changed(series, told, volumes)
+            raise _changed(series, told, volumes, self.store)
 
     async def _as_stored(self, series: SeriesId, volumes: Volumes, now: int, settle: int) -> Volumes:
         """What stored candles are in of which nobody noted it, by what the exchange gives in their place now."""
@@ -145,7 +144,7 @@ class Units:
             raise VolumeUnitChanged(
                 f"{series} is stored with volumes of which nobody noted the unit, its newest candles cannot be had any more, and the"
                 f" exchange gives {_words(volumes, series)} now: nothing was written",
-                hint=f"fetch into another store with --store, or begin anew: {_removal(series)}",
+                hint=f"fetch into another store with --store, or begin anew: {_removal(series, self.store)}",
             )
         same = compared.is_empty() or ((compared - 1).abs() < _EQUAL).any()
         return volumes if same else Volumes("unknown", size=volumes.size)
@@ -157,7 +156,7 @@ class Units:
         return await asyncio.to_thread(call, *given) if self.store.remote else call(*given)
 
 
-def _changed(series: SeriesId, kept: Volumes, now: Volumes) -> VolumeUnitChanged:
+def _changed(series: SeriesId, kept: Volumes, now: Volumes, store: Store) -> VolumeUnitChanged:
     back = (
         f"if what is known of {series.exchange} was right before, put profiles/{series.exchange}.json of the state folder back as it"
         f" was, or take it away, or run `chandlery probe {series.exchange}`; else fetch"
@@ -165,7 +164,7 @@ def _changed(series: SeriesId, kept: Volumes, now: Volumes) -> VolumeUnitChanged
     return VolumeUnitChanged(
         f"{series} is stored with volumes in {_words(kept, series)}, and would now get them in {_words(now, series)}:"
         " nothing was written",
-        hint=f"{back} into another store with --store, or begin anew: {_removal(series)}",
+        hint=f"{back} into another store with --store, or begin anew: {_removal(series, store)}",
     )
 
 
@@ -176,8 +175,9 @@ def _words(volumes: Volumes, series: SeriesId) -> str:
     return f"{name.get(volumes.unit, 'an unknown unit')}, as {series.exchange} gives them"
 
 
-def _removal(series: SeriesId) -> str:
-    return f"chandlery remove {shlex.quote(series.symbol)} -e {series.exchange} -t {series.timeframe}"
+def _removal(series: SeriesId, store: Store) -> str:
+    what = f"{shlex.quote(series.symbol)} -e {series.exchange} -t {series.timeframe}"
+    return f"chandlery remove {what} --store {shlex.quote(store.url)}"
 
 
 def _mark(volumes: Volumes) -> int:

@@ -69,7 +69,8 @@ def test_a_learnt_unit_never_mixes_with_stored_volumes(
         f"{SERIES} is stored with volumes in an unknown unit, as {MYOKX} gives them, and would now get them in base units,"
         " made of contracts of 0.01: nothing was written"
     )
-    assert f"chandlery remove {SWAP} -e {MYOKX} -t 1h" in swap["error"]["hint"]
+    removal = f"chandlery remove {SWAP} -e {MYOKX} -t 1h --store {tmp_path / 'candles'}"
+    assert swap["error"]["hint"].endswith(removal)  # from wherever it is typed, it is this store's series
     assert (spot["error"], spot["written"]) == (None, 48)
     with open_store(tmp_path / "candles") as store:
         assert store.candles(SERIES).equals(before)
