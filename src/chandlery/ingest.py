@@ -28,7 +28,7 @@ log = logging.getLogger("chandlery.ingest")
 AT_ONCE = 256
 #: Seconds from the beginning of one commit to that of the next while several entries come at a time: what arrives in
 #: between shares one fsync. Who puts one entry after the other waits for nothing.
-APART = 0.010
+APART = 0.040
 #: Pages of one series after which its full partitions are sealed, so that staging stays small in a long run.
 SEAL_EVERY = 64
 
@@ -54,6 +54,9 @@ class Door:
         self._waiting: deque[_Waiting] = deque()
         self._wake = threading.Condition()
         self._closing = False
+        self._gathering = (
+            False  # the writer waits for the time, not for an entry: waking it costs both threads a turn
+        )
         self._thread: threading.Thread | None = None
         self._unsealed: Counter[SeriesId] = Counter()
 
@@ -106,7 +109,8 @@ class Door:
                 self._thread = threading.Thread(target=self._work, name="chandlery-writer", daemon=True)
                 self._thread.start()
             self._waiting.append(_Waiting(entry, done, waiter))
-            self._wake.notify()
+            if not self._gathering or len(self._waiting) >= AT_ONCE:
+                self._wake.notify()
         return done
 
     def _work(self) -> None:
@@ -119,7 +123,9 @@ class Door:
                     left = begun + APART - time.monotonic()
                     if left <= 0:
                         break
+                    self._gathering = True
                     self._wake.wait(left)
+                    self._gathering = False
                 taken = [self._waiting.popleft() for _ in range(min(AT_ONCE, len(self._waiting)))]
             if not taken:
                 self._seal(list(self._unsealed))
