@@ -201,11 +201,11 @@ def columns_of(page: CandlePage) -> tuple[NDArray[np.int64], NDArray[np.float64]
     frame = page.candles
     if tuple(frame.columns) != COLUMNS:
         raise ValueError(f"{page.series}: a page must have the columns {COLUMNS}, not {frame.columns}")
+    if frame.dtypes != _TYPES:
+        raise ValueError(f"{page.series}: a page must have the types of {SCHEMA}, not of {frame.schema}")
     if frame.height == 1:
         times, values = _one_row(page)
     else:
-        if frame.dtypes != _TYPES:
-            raise ValueError(f"{page.series}: a page must have the types of {SCHEMA}, not of {frame.schema}")
         times, values = arrays_of(frame)
         # An empty number is NaN there, which is seen quicker than by asking five columns.
         empty = bool(np.isnan(values).any()) and any(frame[name].null_count() for name in VALUES)
@@ -224,8 +224,8 @@ def _one_row(page: CandlePage) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     import numpy as np
 
     opened, *values = page.candles.row(0)
-    if not isinstance(opened, datetime) or not all(isinstance(value, float) for value in values):
-        raise ValueError(f"{page.series}: a page must have the types of {SCHEMA}: {(opened, *values)}")
+    if not isinstance(opened, datetime) or None in values:
+        raise ValueError(f"{page.series}: a page must have no empty field")
     return np.array([(opened - _EPOCH) // _MS]), np.array(values).reshape(5, 1)
 
 

@@ -149,6 +149,21 @@ class RowsContract(StoreMaker):
             assert picture(store) == before
             assert store.write([page(5, 9)])[0].new == 4
 
+    def test_pages_of_other_types_are_refused(self, tmp_path: Path) -> None:
+        """A page of one candle or of many must have the types of the schema: nothing of another one is cut to fit."""
+        with self.make_store(tmp_path) as store:
+            store.write([page(0, 5)])
+            before = picture(store)
+            for many in (1, 3):
+                plain = candles(list(range(5, 5 + many)))
+                for other in (
+                    pl.col("time").cast(pl.Datetime("us", "UTC")),
+                    pl.col("volume").cast(pl.Float32),
+                ):
+                    wrong = Page(CandlePage(SERIES, hours(5, 9), plain.with_columns(other), "test", LATER))
+                    raised(ValueError, lambda wrong=wrong: store.write([wrong]))  # type: ignore[misc]
+            assert picture(store) == before
+
     # -- sealing ------------------------------------------------------------------------------------------------------
 
     def test_sealing_changes_nothing_that_is_read(self, tmp_path: Path) -> None:
