@@ -78,12 +78,12 @@ def test_page_with_a_broken_form_is_refused_before_the_store() -> None:
     bare = good.candles.drop("volume")
     with open_store("memory:") as store:
         door = Door(store)
-        for frame in (shuffled, holed, bare):
+        for frame, why in ((shuffled, "must ascend"), (holed, "finite"), (bare, "must have the columns")):
             broken = CandlePage(SERIES, good.answered, frame, "test", NOW)
-            with pytest.raises(ValueError, match="a page of binance BTC/USDT 1h"):
+            with pytest.raises(ValueError, match=f"^binance BTC/USDT 1h: a page.* {why}"):
                 door.put_now(Page(broken))
         outside = CandlePage(SERIES, TimeRange(START, START + HOUR), good.candles, "test", NOW)
-        with pytest.raises(ValueError, match="outside"):
+        with pytest.raises(ValueError, match="must lie inside the range"):
             door.put_now(Page(outside))
         door.close_now()
         assert not store.series()

@@ -17,10 +17,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from chandlery.candle import SCHEMA, CandlePage, SeriesId
+from chandlery.candle import CandlePage, SeriesId
 from chandlery.errors import DatabaseError, DataPipelineError
 from chandlery.stores.base import Entry, Page, Store, Written
-from chandlery.validate import arrays_of
+from chandlery.stores.rules import columns_of
 
 log = logging.getLogger("chandlery.ingest")
 
@@ -31,9 +31,6 @@ AT_ONCE = 256
 APART = 0.040
 #: Pages of one series after which its full partitions are sealed, so that staging stays small in a long run.
 SEAL_EVERY = 64
-
-_NAMES, _TYPES = SCHEMA.names(), SCHEMA.dtypes()
-
 
 _Waiter = tuple[asyncio.AbstractEventLoop, "asyncio.Future[None]"]
 
@@ -54,9 +51,8 @@ class Door:
         self._waiting: deque[_Waiting] = deque()
         self._wake = threading.Condition()
         self._closing = False
-        self._gathering = (
-            False  # the writer waits for the time, not for an entry: waking it costs both threads a turn
-        )
+        #: The writer waits for the time, not for an entry: waking it would cost both threads a turn.
+        self._gathering = False
         self._thread: threading.Thread | None = None
         self._unsealed: Counter[SeriesId] = Counter()
 
@@ -192,19 +188,6 @@ def _as_ours(error: Exception) -> Exception:
 
 def _guard(page: CandlePage) -> None:
     """Refuse a page that breaks the form of `CandlePage`: a fault of the source, which must not reach the store."""
-    frame = page.candles
-    if frame.columns != _NAMES or frame.dtypes != _TYPES:
-        raise ValueError(f"a page of {page.series} has the columns {dict(frame.schema)}, not {dict(SCHEMA)}")
-    if frame.height == 0:
-        return
-    opens, values = arrays_of(frame)
-    if not np.isfinite(values).all():  # what is empty is no number either
-        empty = any(column.null_count() for column in frame.get_columns())
-        why = "has empty fields" if empty else "holds values that are not finite numbers"
-        raise ValueError(f"a page of {page.series} {why}")
-    if frame["time"].null_count():
-        raise ValueError(f"a page of {page.series} has empty fields")
-    if frame.height > 1 and not (opens[1:] > opens[:-1]).all():
-        raise ValueError(f"a page of {page.series} is not in strictly ascending order of time")
-    if opens[0] < page.answered.since or opens[-1] >= page.answered.until:
-        raise ValueError(f"a page of {page.series} holds candles outside {page.answered}")
+    _, values = columns_of(page)
+    if not np.isfinite(values).all():
+        raise ValueError(f"{page.series}: a page must hold finite numbers only")
