@@ -5,6 +5,7 @@ So no table of layouts can grow old, and a page that is read here gives the rows
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -38,7 +39,7 @@ class Layout(NamedTuple):
     values: tuple[int, ...]
 
 
-class UnreadRows(list[object]):
+class UnreadRows(list[object], ABC):
     """The rows of an answer that were not made. Who looks into the list after all finds them.
 
     What C code sees of it are as many times None, so that a copy made there has rows that are refused, not none.
@@ -48,12 +49,12 @@ class UnreadRows(list[object]):
         super().__init__([None] * count)
         self._rows: list[object] | None = None
 
+    @abstractmethod
     def columns(self, market: str, parse_row: ParseRow) -> Columns | None:
         """Open times (n) in epoch ms and values (5, n) of the rows; None where they must be parsed one by one.
 
         `parse_row` is ccxt's parser for rows of that market.
         """
-        raise NotImplementedError
 
     def decoded(self) -> list[object]:
         """The rows as ccxt's parser of rows gets them."""
@@ -61,8 +62,9 @@ class UnreadRows(list[object]):
             self._rows = self._decode()
         return self._rows
 
+    @abstractmethod
     def _decode(self) -> list[object]:
-        raise NotImplementedError
+        """Make the rows."""
 
     def __iter__(self) -> Iterator[object]:
         return iter(self.decoded())
@@ -75,7 +77,7 @@ class UnreadRows(list[object]):
     def __eq__(self, other: object) -> bool:
         return self.decoded() == other
 
-    __hash__ = None  # as a list has it
+    __hash__ = None  # type: ignore[assignment]  # as a list has it
 
 
 class PageRows(UnreadRows):
